@@ -1,0 +1,91 @@
+"""What every method is: a config, classes and a network, that learns from weak labels and is kept in a run folder.
+
+A method has a network, it is none; its Lightning module is private to its file. `DenseMethod` gives maps. A finished run
+holds `model.safetensors` and `model.json`, which are enough to load the method anywhere.
+
+Does not know: slides, tiles, exports.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from counterstain.results import Classes
+
+if TYPE_CHECKING:
+    from counterstain.data import PatchDataset
+    from counterstain.training import TrainSettings
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The images a method was trained on.
+
+    Args:
+        tile_px: Width and height.
+        halo_px: Margin of a tile whose predictions are less sure, since they see less around them.
+        mpp: um/px; None when the training images had no known resolution.
+    """
+
+    tile_px: int
+    halo_px: int
+    mpp: float | None
+
+
+class Method(ABC):
+    """A published system: config and classes in, a network inside."""
+
+    name: ClassVar[str]
+    """Its name in METHODS."""
+
+    classes: Classes
+    input: InputSpec
+    network: nn.Module
+
+    @abstractmethod
+    def fit(self, data: "PatchDataset", run: Path, settings: "TrainSettings") -> None:
+        """Learns from the training split's weak labels and keeps the result in a run folder.
+
+        Killed and called again with the same arguments, it resumes where its last checkpoint stands and ends with the
+        same weights as without the kill.
+
+        Raises:
+            StaleResultError: When the run folder holds a run of other settings.
+        """
+
+    @abstractmethod
+    def save(self, run: Path) -> None:
+        """Writes `model.safetensors` and `model.json` into a run folder."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, run: Path, description: dict[str, Any]) -> Self:
+        """The method that `save` wrote.
+
+        Args:
+            run: The run folder.
+            description: The content of its `model.json`.
+
+        Raises:
+            WeightsError: When a tensor is missing, left over or of another shape.
+        """
+
+
+class DenseMethod(Method):
+    """A method that gives maps."""
+
+    @abstractmethod
+    @torch.inference_mode()
+    def predict_maps(self, images_BCHW: Tensor) -> Tensor:
+        """Class probabilities for every pixel.
+
+        Args:
+            images_BCHW: float32 RGB in [0, 1], of any height and width.
+
+        Returns:
+            (B, classes, H, W) float32 in [0, 1], summing to 1 over classes; classes judged absent are exactly 0.
+        """

@@ -1,0 +1,17 @@
+"""What all tests share: real data where it is at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real slides and images; without it the test is skipped."""
+    folder = Path(os.environ.get("COUNTERSTAIN_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("real data is not at hand: set COUNTERSTAIN_DATA to the folder that holds wsi/ and ebhi_seg/")
+    return folder
