@@ -10,6 +10,7 @@
     ├── StaleResultError (RuntimeError)      results made with other inputs or settings
     ├── MissingExtraError (ImportError)      an optional library that is not installed
     ├── WeightsError (RuntimeError)          tensors missing, left over or of another shape
+    ├── DivergedError (ArithmeticError)      a training loss that is no number any more
     ├── SlideError (OSError)                 one slide fails, its batch goes on
     │   ├── UnsupportedSlideError            no reader knows this file, or not this kind of it
     │   ├── DamagedSlideError                the file can't be decoded
@@ -107,6 +108,10 @@ class MissingExtraError(CounterstainError, ImportError):
 
 class WeightsError(CounterstainError, RuntimeError):
     """Weights whose tensors are missing, left over or of another shape."""
+
+
+class DivergedError(CounterstainError, ArithmeticError):
+    """A training whose loss is no number any more."""
 
 
 class SlideError(CounterstainError, OSError):

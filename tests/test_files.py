@@ -1,0 +1,65 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from counterstain.errors import ExistingOutputError, MissingFileError
+from counterstain.files import atomic, existing, file_hash, read_json, refuse_overwrite, settings_hash, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "result.json"
+    write_json(target, {"a": 1})
+    with pytest.raises(RuntimeError, match="halfway"), atomic(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("halfway")
+    assert read_json(target) == {"a": 1}
+    assert [path.name for path in target.parent.iterdir()] == ["result.json"]
+
+
+def test_a_temporary_keeps_the_suffixes_that_writers_look_at(tmp_path: Path) -> None:
+    with atomic(tmp_path / "map.ome.tiff") as temporary:
+        assert temporary.name.endswith(".ome.tiff")
+        temporary.write_bytes(b"x")
+    assert (tmp_path / "map.ome.tiff").read_bytes() == b"x"
+
+
+def test_nan_is_no_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", float("nan"))
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="given as a slide"):
+        existing(tmp_path / "none.svs", "a slide")
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "none.json")
+
+
+def test_outputs_are_not_overwritten(tmp_path: Path) -> None:
+    refuse_overwrite(tmp_path / "new")
+    with pytest.raises(ExistingOutputError, match="--overwrite"):
+        refuse_overwrite(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, 10, 3 << 20])
+def test_a_hash_sees_length_head_and_tail(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "slide.svs"
+    path.write_bytes(b"a" * size)
+    first = file_hash(path)
+    assert file_hash(path) == first
+    path.write_bytes(b"a" * (size + 1))
+    assert file_hash(path) != first
+    path.write_bytes(b"a" * (size - 1) + b"b" if size else b"b")
+    assert file_hash(path) != first
+
+
+def test_a_settings_hash_is_of_values_not_of_order() -> None:
+    @dataclass(frozen=True)
+    class Settings:
+        path: Path
+        sizes: tuple[int, ...]
+
+    one = settings_hash(Settings(Path("a"), (1, 2)), {"x": 1, "y": None})
+    assert one == settings_hash({"sizes": [1, 2], "path": "a"}, {"y": None, "x": 1})
+    assert one != settings_hash(Settings(Path("a"), (2, 1)), {"x": 1, "y": None})
