@@ -29,7 +29,7 @@ FLOORS = {
     "methods": 6,
     "export": 6,
     "jobs": 7,
-    "report": 7,
+    "report": 7.5,
     "cli": 8,
     "viewer": 8,
 }

@@ -1,0 +1,33 @@
+"""The tree of verbs.
+
+Does not know: what a verb does.
+"""
+
+from cyclopts import App
+
+from counterstain import __version__
+
+_SUMMARY = """From weak labels to pixel maps in computational pathology.
+
+A first run: `counterstain demo`. With your own patches and slides: `counterstain train`, then `counterstain predict`.
+"""
+
+
+def build_app(arguments: list[str]) -> App:
+    """All verbs; the flags of `train` are those of the method that the arguments name."""
+    from counterstain.cli.train import train_app
+
+    app = App(name="counterstain", help=_SUMMARY, version=__version__, help_format="markdown")
+    for verb, summary in (
+        ("doctor", "Check this machine: libraries, processors, memory, slide formats."),
+        ("demo", "Train on synthetic patches and map a synthetic slide, end to end."),
+        ("inspect", "Show what a slide file holds."),
+        ("predict", "Map the tissue of slides with a trained run."),
+        ("evaluate", "Score a run on patches or whole images with pixel truth."),
+        ("export", "Write a finished map for other tools."),
+    ):
+        app.command(f"counterstain.cli.{verb}:{verb}", name=verb, help=summary)
+    app.command("counterstain.cli.synth:app", name="synth", help="Write synthetic histology: patches, slides, cohorts.")
+    app.command("counterstain.cli.models:app", name="models", help="List and describe methods, backbones and runs.")
+    app.command(train_app(arguments))
+    return app

@@ -1,0 +1,29 @@
+from pathlib import Path
+
+from counterstain.errors import DamagedSlideError
+from counterstain.jobs import run_all
+
+
+def damaged() -> int:
+    raise DamagedSlideError("Slide 'b.svs' can't be decoded.")
+
+
+def defective() -> int:
+    return [1][1]
+
+
+def test_one_bad_slide_does_not_end_the_batch(tmp_path: Path) -> None:
+    outcomes = run_all({"a": lambda: 1, "b": damaged, "c": defective, "d": lambda: 4}, tmp_path)
+    assert outcomes.done == {"a": 1, "d": 4}
+    assert [(failure.slide_id, failure.kind, failure.is_defect) for failure in outcomes.failures] == [
+        ("b", "DamagedSlideError", False),
+        ("c", "IndexError", True),
+    ]
+    assert "Traceback" in (tmp_path / "c" / "error.txt").read_text()
+    assert outcomes.failures[0].reason == "Slide 'b.svs' can't be decoded."
+
+
+def test_a_later_success_takes_the_note_away(tmp_path: Path) -> None:
+    run_all({"b": damaged}, tmp_path)
+    run_all({"b": lambda: 2}, tmp_path)
+    assert not (tmp_path / "b" / "error.txt").exists()
