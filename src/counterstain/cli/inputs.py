@@ -1,73 +1,33 @@
-"""What a user names as slides: files, folders, cohort tables.
+"""What a user names as slides: files, folders of them, cohort tables; one batch without two slides of one name.
 
 Does not know: how slides are read.
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from counterstain import log
+from counterstain.data.cohorts import CohortSlide, open_cohort
 from counterstain.errors import InputError
-from counterstain.files import existing
-
-SLIDE_SUFFIXES = frozenset(
-    ".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .svslide .bif .dcm .czi .png .jpg .jpeg .bmp".split()
-)
 
 
-@dataclass(frozen=True)
-class SlideInput:
-    """A slide to work on.
-
-    Args:
-        path: The file.
-        slide_id: Unique in its batch; names the output folder.
-        mpp: From the user's table; None where it says nothing.
-    """
-
-    path: Path
-    slide_id: str
-    mpp: float | None
-
-
-def expand_slides(given: Sequence[Path]) -> list[Path]:
-    """The slide files among files and folders, folders searched to the bottom, sorted.
+def slides_of(given: Sequence[Path]) -> list[CohortSlide]:
+    """The slides that files, folders and tables name; what is left out of a table is said aloud.
 
     Raises:
         MissingFileError: When nothing lies at a path.
-        InputError: When nothing that looks like a slide was found.
+        InputError: When nothing was given, a folder holds no slide, or two slides would share their output folder.
     """
-    found: list[Path] = []
+    if not given:
+        raise InputError("No slide was given. Name slide files, folders of them, or cohort tables (.csv).")
+    found: list[CohortSlide] = []
     for path in given:
-        existing(path, "a slide or a folder of slides")
-        found += _in_folder(path) if path.is_dir() else [path]
-    if not found:
-        raise InputError(
-            f"No slide was found in {', '.join(map(str, given)) or 'nothing'}. Known endings: "
-            f"{' '.join(sorted(SLIDE_SUFFIXES))}."
-        )
-    return found
-
-
-def _in_folder(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in SLIDE_SUFFIXES)
-    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-
-
-def name_slides(given: Sequence[Path], mpp: float | None) -> list[SlideInput]:
-    """Slides with identifiers that are unique by relative path, never by bare stem alone.
-
-    A slide named by itself is called after its stem, unless two would share it: then the suffix stays.
-    """
-    named: list[tuple[Path, Path]] = []
-    for path in given:
-        named += [(file, file.relative_to(path) if path.is_dir() else Path(file.name)) for file in expand_slides([path])]
-    stems = [str(relative.with_suffix("")) for _, relative in named]
-    inputs = [
-        SlideInput(file, stem if stems.count(stem) == 1 else str(relative), mpp)
-        for (file, relative), stem in zip(named, stems, strict=True)
-    ]
-    twice = {entry.slide_id for entry in inputs if [other.slide_id for other in inputs].count(entry.slide_id) > 1}
+        cohort = open_cohort(path)
+        found += cohort.slides
+        if path.suffix.lower() in (".csv", ".tsv"):
+            log.say(cohort.report())
+    twice = [slide_id for slide_id, count in Counter(slide.slide_id for slide in found).items() if count > 1]
     if twice:
-        raise InputError(f"Slides of the same name were given: {', '.join(sorted(twice))}. Give their common folder.")
-    return inputs
+        raise InputError(f"Slides of one name were given: {', '.join(sorted(twice))}. Give their common folder instead.")
+    return found

@@ -29,9 +29,9 @@ def inspect(
         properties: Show the file's own metadata too.
         json: Answer as JSON.
     """
-    from counterstain.cli.inputs import expand_slides
+    from counterstain.cli.inputs import slides_of
 
-    paths = expand_slides(slides)
+    paths = [entry.path for entry in slides_of(slides)]
     described = [_describe(path, mpp, properties) for path in paths]
     if thumbnail is not None and len(paths) == 1 and "error" not in described[0]:
         _write_thumbnail(paths[0], mpp, thumbnail)

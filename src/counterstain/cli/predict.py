@@ -3,18 +3,49 @@
 Does not know: how a slide is mapped, nor how a map is written.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from counterstain import log
 from counterstain.cli import OK, SOME_FAILED
-from counterstain.cli.inputs import SlideInput, name_slides
+from counterstain.errors import InputError
 from counterstain.infer import PredictSettings
 
+if TYPE_CHECKING:
+    from counterstain.data.cohorts import CohortSlide
+    from counterstain.methods import DenseMethod
+    from counterstain.slides import Slide
+
 DEFAULT_EXPORTS = ("geojson", "ome_tiff", "overlay", "summary")
+
+
+@dataclass(frozen=True)
+class SlideJob:
+    """What is done with every slide of a batch.
+
+    Args:
+        method: Whose maps.
+        model_digest: Of its run.
+        out: Where each slide's folder goes.
+        exports: Names of writers.
+        settings: How to tile and predict.
+        slide_mpp: Overrides what files and tables say.
+        assume_mpp: For slides that have no resolution.
+        outline: Of the tissue; found where None.
+    """
+
+    method: "DenseMethod"
+    model_digest: str
+    out: Path
+    exports: tuple[str, ...]
+    settings: PredictSettings
+    slide_mpp: float | None = None
+    assume_mpp: float | None = None
+    outline: Path | None = None
 
 
 def predict(
@@ -26,8 +57,8 @@ def predict(
     mpp: float | None = None,
     assume_mpp: float | None = None,
     exports: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = DEFAULT_EXPORTS,
-    settings: Annotated[PredictSettings | None, Parameter(name="*")] = None,
-    tissue: Path | None = None,
+    outline: Path | None = None,
+    settings: Annotated[PredictSettings | None, Parameter(name="*", group="How")] = None,
     json: bool = False,
 ) -> int:
     """Map the tissue of slides with a trained run.
@@ -40,34 +71,83 @@ def predict(
         run: The folder of a trained run.
         slides: Slide files, folders of them, or cohort tables (.csv).
         out: Where results go.
-        mpp: Microns per pixel of level 0, for slides whose files say it wrongly or not at all.
-        assume_mpp: Likewise, only for slides that have none; recorded as assumed in everything made from them.
+        mpp: Microns per pixel of the slides' level 0, where files say it wrongly or not at all.
+        assume_mpp: Likewise, only for slides that say nothing; recorded as assumed in everything made from them.
         exports: What to write beside each map: see `counterstain export --help`.
+        outline: The outline of the tissue (GeoJSON), as found before or corrected by hand; for one slide.
         settings: How to tile and predict.
-        tissue: A tissue outline (GeoJSON), found or corrected by hand; one slide only.
         json: Answer as JSON.
     """
+    from counterstain.cli.inputs import slides_of
     from counterstain.export import find_writer
     from counterstain.jobs import run_all
-    from counterstain.methods import load_dense_method
+    from counterstain.methods import load_dense_method, model_digest
 
     for name in exports:
         find_writer(name)
-    method, digest = load_dense_method(run)
-    inputs = _inputs(slides, mpp)
-    _check_tissue(tissue, inputs)
-    settings = settings or PredictSettings()
-
-    def work(entry: SlideInput) -> Callable[[], dict[str, Any]]:
-        return lambda: _map_slide(entry, method, digest, _Job(out, assume_mpp, exports, settings, tissue))
-
-    outcomes = run_all({entry.slide_id: work(entry) for entry in inputs}, out)
-    report = {
-        "done": outcomes.done,
-        "failed": [{"slide": failure.slide_id, "kind": failure.kind, "reason": failure.reason} for failure in outcomes.failures],
-    }
+    entries = slides_of(slides)
+    if outline is not None and len(entries) != 1:
+        raise InputError(f"--outline was given with {len(entries)} slides; it belongs to one. Predict that one alone.")
+    job = SlideJob(
+        load_dense_method(run), model_digest(run), out, exports, settings or PredictSettings(), mpp, assume_mpp, outline
+    )
+    outcomes = run_all({entry.slide_id: _work(entry, job) for entry in entries}, out)
+    failed = [
+        {"slide": failure.slide_id, "kind": failure.kind, "reason": failure.reason} for failure in outcomes.failures
+    ]
     if json:
-        log.emit_json(report)
+        log.emit_json({"done": outcomes.done, "failed": failed})
     else:
-        _show(report, out)
-    return SOME_FAILED if outcomes.failures else OK
+        _show(outcomes.done, failed, job)
+    return SOME_FAILED if failed else OK
+
+
+def _work(entry: "CohortSlide", job: SlideJob) -> Callable[[], dict[str, Any]]:
+    return lambda: map_slide(entry, job)
+
+
+def map_slide(entry: "CohortSlide", job: SlideJob) -> dict[str, Any]:
+    """Maps one slide and writes its exports.
+
+    Returns:
+        Areas by class and the files that were written, as plain values.
+    """
+    from counterstain.export import find_writer
+    from counterstain.infer import areas_mm2, predict_slide
+    from counterstain.tissue import load_tissue
+
+    folder = job.out / entry.slide_id
+    with open_with_resolution(entry.path, job.slide_mpp or entry.mpp, job.assume_mpp) as slide:
+        tissue = load_tissue(job.outline, slide) if job.outline is not None else None
+        result = predict_slide(slide, job.method, folder, job.settings, job.model_digest, tissue)
+        files: dict[str, str] = {"map": str(result.path)}
+        for name in job.exports:
+            writer = find_writer(name)
+            target = folder / writer.file_name
+            # what predict made before from the same inputs is its own to replace
+            writer.write(result, target, slide=slide, overwrite=True)
+            files[name] = str(target)
+        return {"areas_mm2": areas_mm2(result), "files": files}
+
+
+def open_with_resolution(path: Path, mpp: float | None, assume_mpp: float | None) -> "Slide":
+    """Opens a slide; `assume_mpp` stands in, and is recorded as assumed, where neither the user nor the file knows."""
+    from counterstain.slides import open_slide
+
+    slide = open_slide(path, mpp)
+    return slide.assuming(assume_mpp) if slide.resolution is None and assume_mpp is not None else slide
+
+
+def _show(done: Mapping[str, dict[str, Any]], failed: list[dict[str, Any]], job: SlideJob) -> None:
+    names = job.method.classes.names
+    rows = [
+        [slide_id, *(f"{answer['areas_mm2'][name]:.3f}" for name in names)] for slide_id, answer in done.items()
+    ]
+    if rows:
+        log.emit_table("Areas, mm²", ["slide", *names], rows)
+        for slide_id in done:
+            log.say(f"Written to {job.out / slide_id}")
+    if failed:
+        log.say(f"{len(failed)} of {len(failed) + len(done)} slides failed:")
+        for entry in failed:
+            log.say(f"  {entry['slide']}: {entry['reason']}")

@@ -7,11 +7,11 @@ Does not know: slides, tiles, exports.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
 from counterstain.results import Classes
@@ -42,9 +42,32 @@ class Method(ABC):
     name: ClassVar[str]
     """Its name in METHODS."""
 
+    config_type: ClassVar[type[Any]]
+    """The frozen dataclass of its settings."""
+
+    presets: ClassVar[Mapping[str, Any]]
+    """Configs by name; "paper" is the published one, after the released code where the paper is silent."""
+
+    config: Any
     classes: Classes
     input: InputSpec
     network: nn.Module
+
+    @classmethod
+    @abstractmethod
+    def create(cls, config: Any, data: "PatchDataset", tile_px: int, seed: int) -> Self:
+        """A method that has learned nothing yet, but for pretrained backbone weights.
+
+        Args:
+            config: Of its `config_type`.
+            data: What it will learn from; only its classes and resolution are looked at.
+            tile_px: Width and height of its images.
+            seed: Of the new layers' first weights.
+
+        Raises:
+            InputError: When config and data do not go together.
+            WeightsError: When the pretrained weights do not fit.
+        """
 
     @abstractmethod
     def fit(self, data: "PatchDataset", run: Path, settings: "TrainSettings") -> None:
@@ -58,17 +81,22 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def save(self, run: Path) -> None:
-        """Writes `model.safetensors` and `model.json` into a run folder."""
-
-    @classmethod
-    @abstractmethod
-    def load(cls, run: Path, description: dict[str, Any]) -> Self:
-        """The method that `save` wrote.
+    def save(self, run: Path, provenance: dict[str, Any] | None = None) -> None:
+        """Writes `model.safetensors` and `model.json` into a run folder.
 
         Args:
             run: The run folder.
+            provenance: Plain values: what it was trained on and how.
+        """
+
+    @classmethod
+    @abstractmethod
+    def load(cls, description: dict[str, Any], state: dict[str, Tensor]) -> Self:
+        """The method that `save` wrote.
+
+        Args:
             description: The content of its `model.json`.
+            state: The tensors of its `model.safetensors`.
 
         Raises:
             WeightsError: When a tensor is missing, left over or of another shape.
@@ -79,7 +107,6 @@ class DenseMethod(Method):
     """A method that gives maps."""
 
     @abstractmethod
-    @torch.inference_mode()
     def predict_maps(self, images_BCHW: Tensor) -> Tensor:
         """Class probabilities for every pixel.
 

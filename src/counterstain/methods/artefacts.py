@@ -1,0 +1,124 @@
+"""What a run folder holds: settings that repeat it, weights and a description that are enough to use it anywhere.
+
+    config.toml          method, its settings, training, data: the merged tree
+    run.json             the hash of all that went into it: another hash is another run
+    model.safetensors    the network's tensors
+    model.json           method, settings, classes, resolution, thresholds, provenance
+
+Does not know: any method.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from counterstain import __version__
+from counterstain.errors import InputError, MissingFileError, StaleResultError
+from counterstain.files import atomic, file_hash, read_json, settings_hash, write_json
+from counterstain.methods.base import InputSpec
+from counterstain.results import Classes
+from counterstain.settings import to_tree, write_toml
+
+FORMAT, VERSION = "counterstain.model", 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a run is made from.
+
+    Args:
+        method: Its name.
+        settings: Its config.
+        training: How long and on what.
+        data: Plain values: name, digest, counts.
+    """
+
+    method: str
+    settings: Any
+    training: Any
+    data: dict[str, Any]
+
+    def digest(self) -> str:
+        """Of all that changes the result: which files and settings, not where they lie or how many processes read."""
+        settings, training = asdict(self.settings), asdict(self.training)
+        weights = settings.get("weights")
+        settings["weights"] = file_hash(weights) if weights else None
+        training.pop("num_workers")
+        return settings_hash(self.method, settings, training, self.data["digest"])
+
+
+def begin(run: Path, recipe: Recipe) -> bool:
+    """Opens a run folder for a recipe, new or begun by the same one.
+
+    Returns:
+        Whether the run is finished already.
+
+    Raises:
+        StaleResultError: When the folder holds a run of another recipe.
+        MissingFileError: When the recipe's weights are not there.
+    """
+    weights = getattr(recipe.settings, "weights", None)
+    if weights is not None and not Path(weights).is_file():
+        raise MissingFileError(f"{weights} was given as pretrained weights, but no file is there. Check --weights.")
+    digest = recipe.digest()
+    note = run / "run.json"
+    if note.exists() and read_json(note)["digest"] != digest:
+        raise StaleResultError(
+            f"{run} holds a run of other settings or data. Give another folder, or remove that one to train afresh."
+        )
+    write_toml(
+        run / "config.toml",
+        {
+            "method": recipe.method,
+            "settings": to_tree(recipe.settings),
+            "training": to_tree(recipe.training),
+            "data": {key: value for key, value in recipe.data.items() if isinstance(value, str)},
+        },
+    )
+    write_json(note, {"digest": digest, "counterstain": __version__})
+    return (run / "model.json").exists()
+
+
+def save_model(run: Path, network: nn.Module, description: dict[str, Any]) -> None:
+    """Writes the network, then its description: a folder with a `model.json` is a finished run."""
+    from safetensors.torch import save_file
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with atomic(run / "model.safetensors") as temporary:
+        save_file(state, temporary)
+    write_json(run / "model.json", {"format": FORMAT, "version": VERSION, **description})
+
+
+def read_model(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The description and the tensors of a finished run.
+
+    Raises:
+        MissingFileError: When there is no folder, or the run is not finished.
+        InputError: When its description is of another format or version.
+    """
+    from counterstain.models.weights import read_state
+
+    if not (run / "model.json").is_file():
+        state = "its training has not finished: run the same `train` again" if (run / "run.json").exists() else "no run"
+        raise MissingFileError(f"{run} was given as a trained run, but it holds no model.json ({state}).")
+    description = read_json(run / "model.json")
+    if description.get("format") != FORMAT or description.get("version") != VERSION:
+        raise InputError(f"{run / 'model.json'} is no model description of version {VERSION}. Train again.")
+    return description, read_state(run / "model.safetensors")
+
+
+def describe_input(spec: InputSpec, classes: Classes) -> dict[str, Any]:
+    """The part of a description that every method has."""
+    return {"classes": classes.to_json(), "input": asdict(spec)}
+
+
+def input_of(description: dict[str, Any]) -> InputSpec:
+    """The images that a described model wants."""
+    return InputSpec(**description["input"])
+
+
+def model_digest(run: Path) -> str:
+    """Of a finished run's weights and description: results made with another model have another one."""
+    return settings_hash(file_hash(run / "model.safetensors"), file_hash(run / "model.json"))

@@ -1,0 +1,121 @@
+"""From class activation maps of several scales to class probabilities of pixels.
+
+CAMs are brought to the image's size, made comparable (per-class min-max as SSHR's released inference does, or a softmax
+across classes), summed over scales with fixed weights, and restricted to the classes that the image is judged to hold.
+
+Does not know: networks, training, tiles.
+
+B batch, C classes, h w a CAM's rows and columns, H W the image's.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_MIN_MAX_EPSILON = 1e-8  # as released
+_PRESENT = 1e-4  # what a present class keeps where every CAM is 0, so that an absent class never wins there
+
+
+def upsample(cam_BChw: Tensor, size: tuple[int, int]) -> Tensor:
+    """A CAM at (H, W), bilinear with half-pixel geometry; (B, C, H, W)."""
+    return F.interpolate(cam_BChw.float(), size=size, mode="bilinear", align_corners=False)
+
+
+def min_max(cam_BCHW: Tensor) -> Tensor:
+    """Every class of every image stretched to [0, 1]: (c - min) / (max - min + 1e-8).
+
+    Source: SSHR, released inference (the paper leaves the normalisation open).
+    """
+    low = cam_BCHW.amin(dim=(2, 3), keepdim=True)
+    high = cam_BCHW.amax(dim=(2, 3), keepdim=True)
+    return (cam_BCHW - low) / (high - low + _MIN_MAX_EPSILON)
+
+
+def present_classes(presence_BC: Tensor, thresholds_C: Tensor) -> Tensor:
+    """Which classes an image holds: presence above the class's threshold; where none is, the likeliest class alone.
+
+    Args:
+        presence_BC: float in [0, 1].
+        thresholds_C: float in [0, 1].
+
+    Returns:
+        (B, C) bool with at least one True in every row.
+
+    Source: SSHR, released inference; the fallback was added there in June 2026.
+    """
+    present_BC = presence_BC > thresholds_C
+    likeliest_BC = F.one_hot(presence_BC.argmax(dim=1), presence_BC.shape[1]).bool()
+    return torch.where(present_BC.any(dim=1, keepdim=True), present_BC, likeliest_BC)
+
+
+def sum_min_max(cams: Sequence[Tensor], weights: Sequence[float], size: tuple[int, int]) -> Tensor:
+    """Rectified, min-max-normalised CAMs summed over scales.
+
+    Args:
+        cams: One (B, C, h, w) for each scale, unrectified.
+        weights: One for each scale; 0 leaves a scale out.
+        size: (H, W) of the answer.
+
+    Returns:
+        (B, C, H, W) float32 in [0, sum of weights].
+
+    Source: SSHR, Eq. 6 with the released code's ReLU, upsampling and per-class min-max.
+    """
+    return _weighted_sum(cams, weights, lambda cam: min_max(upsample(F.relu(cam), size)))
+
+
+def sum_raw(cams: Sequence[Tensor], weights: Sequence[float], size: tuple[int, int]) -> Tensor:
+    """CAMs summed over scales as they are, so that the classes' strengths stay comparable.
+
+    Args:
+        cams: As for `sum_min_max`.
+        weights: Likewise.
+        size: Likewise.
+
+    Returns:
+        (B, C, H, W) float32, logits.
+
+    Source: ours; named as an option by later work on the same data.
+    """
+    return _weighted_sum(cams, weights, lambda cam: upsample(cam, size))
+
+
+def share(scores_BCHW: Tensor, present_BC: Tensor) -> Tensor:
+    """Each present class's share of the scores of a pixel.
+
+    Args:
+        scores_BCHW: float, 0 or more.
+        present_BC: bool, at least one True in every row.
+
+    Returns:
+        (B, C, H, W) float32 summing to 1 over classes. The largest is the published argmax; absent classes are exactly 0
+        (published: multiplied by 0, so that class 0 won where all present ones were 0 too).
+
+    Source: ours, so that the maps of overlapping tiles can be averaged.
+    """
+    kept_BCHW = (scores_BCHW + _PRESENT) * present_BC[:, :, None, None]
+    return kept_BCHW / kept_BCHW.sum(dim=1, keepdim=True)
+
+
+def softmax(scores_BCHW: Tensor, present_BC: Tensor) -> Tensor:
+    """A softmax over the present classes.
+
+    Args:
+        scores_BCHW: float logits.
+        present_BC: bool, at least one True in every row.
+
+    Returns:
+        (B, C, H, W) float32 summing to 1 over classes; absent classes are exactly 0.
+    """
+    return scores_BCHW.masked_fill(~present_BC[:, :, None, None], -torch.inf).softmax(dim=1)
+
+
+def _weighted_sum(cams: Sequence[Tensor], weights: Sequence[float], prepare: Callable[[Tensor], Tensor]) -> Tensor:
+    used = [weight * prepare(cam) for cam, weight in zip(cams, weights, strict=True) if weight]
+    return torch.stack(used).sum(dim=0)
+
+
+NORMALISATIONS = {"min_max": (sum_min_max, share), "softmax": (sum_raw, softmax)}
+"""How CAMs are summed into scores, and how scores become probabilities of the present classes."""

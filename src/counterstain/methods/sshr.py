@@ -1,0 +1,337 @@
+r"""SSHR: tissue maps from patch labels in one training stage (Nguyen et al., arXiv 2606.20250).
+
+Reads as the paper does: the network (2.1) learns from a multilabel loss on each of its four CAMs (Eq. 5); at inference the
+CAMs are fused and gated into a map (Eq. 6). What the paper leaves open follows the released code; `docs/methods/sshr.md`
+has a table of every such choice. Without both branches of the rectification it is the paper's baseline, plain CAMs.
+
+    images_BCHW in [0, 1] -> network -> four CAMs -> loss            (training)
+                                              \\-> fused, gated map   (inference)
+
+Does not know: slides, tiles, where masks are: it is given images with presence labels.
+
+B batch, C classes, H W rows and columns.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from counterstain.data.augment import Augment, AugmentSettings
+from counterstain.data.weak import WeakPatches
+from counterstain.errors import InputError
+from counterstain.losses import image_logits, multilabel_soft_margin, weighted_scales
+from counterstain.methods import artefacts
+from counterstain.methods.base import DenseMethod, InputSpec
+from counterstain.methods.cams import NORMALISATIONS, present_classes
+from counterstain.methods.thresholds import ValidationScores, choose_thresholds
+from counterstain.methods.validation import truth_windows
+from counterstain.models.backbones import build_backbone, load_backbone_weights
+from counterstain.models.sshr import SSHRNetwork, SSHRNetworkSettings
+from counterstain.models.weights import load_state
+from counterstain.results import Classes
+from counterstain.training import TrainSettings, fit, train_loader
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+
+    from counterstain.data import PatchDataset
+
+Four = tuple[float, float, float, float]
+
+_VAL_STRIDE_PX = 4  # thresholds are chosen on every fourth pixel of every fourth row
+
+
+@dataclass(frozen=True)
+class SSHRConfig:
+    """What SSHR is built from and learns with; the defaults are the paper's, after the released code where it is silent.
+
+    Args:
+        backbone: Its name in BACKBONES.
+        backbone_options: As its builder takes them: taps, output stride.
+        weights: A file of pretrained backbone weights; None starts at random.
+        scale: Images are enlarged by this before the network, and maps reduced again.
+        semantic: Whether shallow features are weighted by what the deep ones say (Eq. 1, 2).
+        context: Whether shallow features are smoothed over a large kernel (Eq. 3).
+        kernels: Width of that kernel at each shallow tap, odd.
+        reduction: Channels of the deep feature for each one of the hidden layer that weighs.
+        padding: What the large kernel sees beyond the image: "zeros" as released, "replicate" ours.
+        loss_weights: Of the four scales, shallow to deep (released code; the paper's text says averaged: all 0.25).
+        optimizer: "sgd" as published, or "adamw".
+        learning_rate: Of backbone weights; it falls to 0 as (1 - step / steps) ** poly_power.
+        scratch_factor: New layers learn this much faster.
+        rectifier_factor: The scales of the two branches learn this much faster; the released code has scratch_factor.
+        momentum: Of SGD. The released optimiser passes the weight decay by mistake: 5e-4, practically none.
+        weight_decay: Not on biases.
+        poly_power: See learning_rate.
+        fusion: Weights of the four scales' CAMs, shallow to deep (released code; the paper has no numbers).
+        normalisation: "min_max" for each class and image as released; "softmax" across classes, ours.
+        presence_thresholds: Above which a class is judged present, one for all or one for each; "val" chooses them on the
+            validation split by each class's F1 and stores them with the model.
+        flip: Random flips in training, as published.
+        turn: Random right-angle turns in training, ours.
+        stain_sigma: Strength of random stain changes in training, ours; 0 is none.
+        head_gain: Factor on the heads' first weights; the paper's heads start at 1.
+
+    Raises:
+        InputError: When a scale or factor is not above 0, or no scale's CAM is used.
+    """
+
+    backbone: str = "wide_resnet38"
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
+    scale: float = 1.0
+    semantic: bool = True
+    context: bool = True
+    kernels: tuple[int, int, int] = (15, 15, 15)
+    reduction: int = 8
+    padding: Literal["zeros", "replicate"] = "zeros"
+    loss_weights: Four = (0.10, 0.15, 0.25, 0.50)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.01
+    scratch_factor: float = 10.0
+    rectifier_factor: float = 10.0
+    momentum: float = 5e-4
+    weight_decay: float = 5e-4
+    poly_power: float = 0.9
+    fusion: Four = (0.0, 0.6, 0.2, 0.2)
+    normalisation: Literal["min_max", "softmax"] = "min_max"
+    presence_thresholds: float | tuple[float, ...] | Literal["val"] = "val"
+    flip: bool = True
+    turn: bool = False
+    stain_sigma: float = 0.0
+    head_gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "learning_rate", "scratch_factor", "rectifier_factor"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"Setting {name!r} was given as {getattr(self, name)}; it must be above 0.")
+        if not any(self.fusion) or min(self.fusion) < 0:
+            raise InputError(f"Setting 'fusion' was given as {self.fusion}; four weights, one above 0, were expected.")
+
+
+class SSHR(DenseMethod):
+    """Single-stage maps from patch labels.
+
+    Args:
+        config: See there.
+        classes: In the order of label digits.
+        input: The training images.
+        thresholds: One for each class, above which it is judged present.
+
+    Raises:
+        UnknownNameError: When there is no such backbone.
+        InputError: When the backbone can't be built with these options.
+    """
+
+    name: ClassVar[str] = "sshr"
+    config_type: ClassVar[type[SSHRConfig]] = SSHRConfig
+    presets: ClassVar[dict[str, SSHRConfig]] = {"paper": SSHRConfig()}
+
+    def __init__(
+        self, config: SSHRConfig, classes: Classes, input: InputSpec, thresholds: tuple[float, ...] | None = None
+    ) -> None:
+        self.config, self.classes, self.input = config, classes, input
+        self.thresholds = thresholds or _first_thresholds(config, len(classes))
+        backbone = build_backbone(config.backbone, **config.backbone_options)
+        settings = SSHRNetworkSettings(
+            semantic=config.semantic,
+            context=config.context,
+            kernels=config.kernels,
+            reduction=config.reduction,
+            padding=config.padding,
+            head_gain=config.head_gain,
+        )
+        self.network: SSHRNetwork = SSHRNetwork(backbone, len(classes), settings)
+        self.weights_digest: str | None = None
+
+    @classmethod
+    def create(cls, config: Any, data: "PatchDataset", tile_px: int, seed: int) -> Self:
+        tile = InputSpec(tile_px, halo_px(config, tile_px), data.mpp)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            method = cls(config, data.classes, tile)
+        if config.weights is not None:
+            method.weights_digest = load_backbone_weights(method.network.backbone, config.weights).digest
+        return method
+
+    def fit(self, data: "PatchDataset", run: Path, settings: TrainSettings) -> None:
+        records = data.split("train")
+        recipe = artefacts.Recipe(self.name, self.config, settings, {"name": data.name, "digest": data.digest()})
+        if artefacts.begin(run, recipe):
+            finished = load_finished(type(self), run)
+            self.network, self.thresholds = finished.network, finished.thresholds
+            return
+        loader = train_loader(
+            WeakPatches(records), batch_size=settings.batch_size, seed=settings.seed, num_workers=settings.num_workers
+        )
+        module = training_module(self.network, self.config, settings, steps=settings.epochs * len(loader))
+        fit(module, loader, run, settings)
+        if self.config.presence_thresholds == "val":
+            self.thresholds = self.thresholds_on(data)
+        self.save(run, {"data": {**data.summary(), "digest": recipe.data["digest"]}, "training": asdict(settings)})
+
+    @torch.inference_mode()
+    def predict_maps(self, images_BCHW: Tensor) -> Tensor:
+        scores_BCHW, presence_BC = self._scores(images_BCHW)
+        thresholds_C = torch.tensor(self.thresholds, device=presence_BC.device)
+        _, gate = NORMALISATIONS[self.config.normalisation]
+        return gate(scores_BCHW, present_classes(presence_BC, thresholds_C))
+
+    def _scores(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Fused CAMs (B, C, H, W) and presence (B, C), before the gate."""
+        self.network.eval()
+        cams = self.network(_enlarged(images_BCHW, self.config.scale))
+        total, _ = NORMALISATIONS[self.config.normalisation]
+        presence_BC = image_logits(cams[-1].float()).sigmoid()
+        height, width = images_BCHW.shape[2:]
+        return total(cams, self.config.fusion, (height, width)), presence_BC
+
+    @torch.inference_mode()
+    def thresholds_on(self, data: "PatchDataset") -> tuple[float, ...]:
+        """Presence thresholds chosen on the validation split: the only use made of its masks.
+
+        Raises:
+            InputError: When the data set has no validation split.
+        """
+        found: list[ValidationScores] = []
+        device = next(self.network.parameters()).device
+        step = slice(_VAL_STRIDE_PX // 2, None, _VAL_STRIDE_PX)
+        for images_BCHW, truth_BHW in truth_windows(data, self.input.tile_px):
+            scores_BCHW, presence_BC = self._scores(images_BCHW.to(device))
+            scores = scores_BCHW[:, :, step, step].half().cpu()
+            found.append(ValidationScores(scores, presence_BC.cpu(), truth_BHW[:, step, step]))
+        together = ValidationScores(
+            torch.cat([entry.scores_NChw for entry in found]),
+            torch.cat([entry.presence_NC for entry in found]),
+            torch.cat([entry.truth_Nhw for entry in found]),
+        )
+        return choose_thresholds(together)
+
+    def save(self, run: Path, provenance: dict[str, Any] | None = None) -> None:
+        artefacts.save_model(
+            run,
+            self.network,
+            {
+                "method": self.name,
+                "config": {**asdict(self.config), "weights": str(self.config.weights) if self.config.weights else None},
+                **artefacts.describe_input(self.input, self.classes),
+                "thresholds": list(self.thresholds),
+                "provenance": {**(provenance or {}), "weights_digest": self.weights_digest},
+            },
+        )
+
+    @classmethod
+    def load(cls, description: dict[str, Any], state: dict[str, Tensor]) -> Self:
+        from counterstain.settings import build
+
+        method = cls(
+            build(SSHRConfig, description["config"]),
+            Classes.from_json(description["classes"]),
+            artefacts.input_of(description),
+            tuple(description["thresholds"]),
+        )
+        load_state(method.network, state, source="The run's model.safetensors")
+        method.weights_digest = description["provenance"].get("weights_digest")
+        return method
+
+
+def load_finished(cls: type[SSHR], run: Path) -> SSHR:
+    """The method of a finished run folder."""
+    return cls.load(*artefacts.read_model(run))
+
+
+def halo_px(config: SSHRConfig, tile_px: int) -> int:
+    """How far the edge of a tile spoils its map: half of the context convolution at the taps that are used.
+
+    At most a quarter of the tile, so that half of it remains; a multiple of 4, which maps of slides are reduced by.
+
+    Source: spec of the published system: 7 cells of 8 px, 56 px, for 224 px tiles.
+    """
+    if not config.context:
+        return tile_px // 8 // 4 * 4
+    strides = build_backbone(config.backbone, **config.backbone_options).strides
+    used = zip(config.kernels, strides[:3], config.fusion[:3], strict=True)
+    reach = max((kernel // 2 * stride for kernel, stride, weight in used if weight), default=0) / config.scale
+    return min(round(reach), tile_px // 4) // 4 * 4
+
+
+def _first_thresholds(config: SSHRConfig, num_classes: int) -> tuple[float, ...]:
+    given = config.presence_thresholds
+    if given == "val":
+        return (0.5,) * num_classes
+    thresholds = tuple(given) if isinstance(given, (tuple, list)) else (float(given),) * num_classes
+    if len(thresholds) != num_classes or not all(0 <= value <= 1 for value in thresholds):
+        raise InputError(f"Setting 'presence_thresholds' was given as {given}; one, or {num_classes}, from 0 to 1 fit.")
+    return thresholds
+
+
+def _enlarged(images_BCHW: Tensor, scale: float) -> Tensor:
+    if scale == 1:
+        return images_BCHW
+    height, width = (max(1, round(length * scale)) for length in images_BCHW.shape[2:])
+    return F.interpolate(images_BCHW, size=(height, width), mode="bilinear", align_corners=False, antialias=scale < 1)
+
+
+def parameter_groups(network: SSHRNetwork, config: SSHRConfig) -> list[dict[str, Any]]:
+    """The optimiser's groups: backbone and new layers, weights and biases, and the scales of the two branches.
+
+    Source: the released optimiser (learning rates 1, 2, 10, 20 times, no decay on biases); `rectifier_factor` is ours.
+    """
+    groups = network.parameter_groups()
+    rate, factor = config.learning_rate, config.scratch_factor
+    is_scale = {id(parameter) for name, parameter in network.named_parameters() if name.endswith("_scale")}
+    scales = [parameter for parameter in groups.new_weights if id(parameter) in is_scale]
+    layers = [parameter for parameter in groups.new_weights if id(parameter) not in is_scale]
+    decay = config.weight_decay
+    wanted = [
+        {"params": list(groups.weights), "lr": rate, "weight_decay": decay},
+        {"params": list(groups.biases), "lr": 2 * rate, "weight_decay": 0.0},
+        {"params": layers, "lr": factor * rate, "weight_decay": decay},
+        {"params": list(groups.new_biases), "lr": 2 * factor * rate, "weight_decay": 0.0},
+        {"params": scales, "lr": config.rectifier_factor * rate, "weight_decay": decay},
+    ]
+    return [group for group in wanted if group["params"]]
+
+
+def poly(step: int, steps: int, power: float) -> float:
+    """The share of the learning rate at a step: (1 - step / steps) ** power."""
+    share: float = max(0.0, 1 - step / steps) ** power
+    return share
+
+
+def training_module(network: SSHRNetwork, config: SSHRConfig, settings: TrainSettings, steps: int) -> "LightningModule":
+    """The training of SSHR as Lightning wants it."""
+    from lightning.pytorch import LightningModule
+
+    class Training(LightningModule):
+        """One step: augment, four CAMs, four losses (Eq. 5)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            self.augment = Augment(AugmentSettings(flip=config.flip, turn=config.turn, stain_sigma=config.stain_sigma))
+
+        def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+            images_BCHW, labels_BC = batch
+            generator = torch.Generator(device="cpu").manual_seed(settings.seed * 1_000_003 + self.global_step)
+            images_BCHW = self.augment(images_BCHW.float() / 255, generator)
+            cams = self.network(_enlarged(images_BCHW, config.scale))
+            losses = [multilabel_soft_margin(image_logits(cam.float()), labels_BC) for cam in cams]
+            return weighted_scales(losses, config.loss_weights)
+
+        def configure_optimizers(self) -> Any:
+            groups = parameter_groups(self.network, config)
+            optimizer: torch.optim.Optimizer = (
+                torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+                if config.optimizer == "sgd"
+                else torch.optim.AdamW(groups, lr=config.learning_rate)
+            )
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: poly(step, steps, config.poly_power))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    return Training()
+
