@@ -25,6 +25,18 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
+def listed(problem: str, offenders: Sequence[str], shown: int = 20) -> str:
+    """A message with one line for each offender, so that all of them can be mended at once.
+
+    Args:
+        problem: What is wrong with them and what was expected.
+        offenders: One entry for each bad file or row.
+        shown: How many are written out; the rest is counted.
+    """
+    lines = "".join(f"\n  {offender}" for offender in offenders[:shown])
+    return f"{problem}{lines}" + (f"\n  and {len(offenders) - shown} more" if len(offenders) > shown else "")
+
+
 class CounterstainError(Exception):
     """Base of everything a user can cause."""
 
@@ -61,12 +73,8 @@ class LabelError(InputError):
         offenders: One entry for each bad file or row.
     """
 
-    _SHOWN = 20
-
     def __init__(self, problem: str, offenders: Sequence[str]) -> None:
-        shown = "".join(f"\n  {offender}" for offender in offenders[: self._SHOWN])
-        more = f"\n  and {len(offenders) - self._SHOWN} more" if len(offenders) > self._SHOWN else ""
-        super().__init__(f"{problem}{shown}{more}")
+        super().__init__(listed(problem, offenders))
         self.problem, self.offenders = problem, tuple(offenders)
 
     def __reduce__(self) -> tuple[type["LabelError"], tuple[str, tuple[str, ...]]]:

@@ -33,6 +33,8 @@ class PatchLayout:
         mpp: Nominal um/px of the patches; None when unpublished.
         white_is_background: Whether white areas count as background in pseudo-masks and maps.
         source: Where these facts stand.
+        background_folder: A folder beside `mask` whose files are not 0 where scoring leaves a pixel out; None where the
+            dataset has none.
     """
 
     name: str
@@ -49,6 +51,7 @@ class PatchLayout:
     mpp: float | None
     white_is_background: bool
     source: str
+    background_folder: str | None = None
 
     def label_suffix(self, label: tuple[int, ...]) -> str:
         """The digits of a label as this dataset writes them at the end of a file's stem."""
@@ -115,6 +118,7 @@ WSSS4LUAD = PatchLayout(
     mpp=1.0,
     white_is_background=True,
     source="Han et al. 2022 (arXiv 2204.06455); 10x, nominally 1 um/px; validation and test names carry no patient",
+    background_folder="background-mask",
 )
 
 LAYOUTS = {layout.name: layout for layout in (LUAD_HISTOSEG, BCSS_WSSS, WSSS4LUAD)}
