@@ -101,10 +101,15 @@ def refuse_overwrite(path: Path) -> None:
 def file_hash(path: Path) -> str:
     """A SHA-256 of a file's length and content; past 2 MiB, of its first and last MiB and its length.
 
-    Slides have gigabytes: their header, index and last tiles tell two of them apart at the cost of two reads.
+    Slides have gigabytes: their header, index and last tiles tell two of them apart at the cost of two reads. A folder,
+    as a DICOM series is one, has the hash of its files' names and hashes.
     """
     path = Path(path)
     digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(inner for inner in path.rglob("*") if inner.is_file()):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{file_hash(file)}\0".encode())
+        return digest.hexdigest()
     length = path.stat().st_size
     digest.update(str(length).encode())
     with path.open("rb") as file:

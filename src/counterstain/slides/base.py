@@ -1,33 +1,31 @@
 """The port through which everything reads slides.
 
 A slide answers boxes: `read(box, mpp)` gives the pixels of a level-0 box at any resolution. This module chooses the
-level, reads whole level pixels around the box, composites on white and resamples with exact half-pixel geometry; a reader
-only says what levels there are and decodes pixels of one of them.
+level, reads the whole level pixels under the box and resamples them with exact half-pixel geometry (`resample.py`), white
+beyond the slide; a reader only says what levels there are and decodes pixels of one of them.
 
 Does not know: file formats, tissue, tiles, models.
 """
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
-from counterstain.errors import MissingResolutionError
-from counterstain.files import file_hash
+from counterstain.errors import DamagedSlideError, InputError, MissingResolutionError, UnsupportedSlideError
+from counterstain.files import existing, file_hash
 from counterstain.geometry import Box, Frame, Mpp, Size
 from counterstain.results import SlideRecord
+from counterstain.slides.resample import Pixels, axis_of, resample
 
-Pixels = npt.NDArray[np.uint8]
-
-_MARGIN_PX = 4  # level pixels read around a box, so that resampling at its edge sees what lies beyond
-_AT_ONCE_PX = 1 << 25  # level pixels decoded for one resampling; more are taken in pieces
-_NATIVE = 1e-3  # a scale this close to 1 counts as the level itself
+_PIECE_PX = 1024  # side of what is resampled at once, in pixels of the source or the answer, whichever are more
+_LEVEL_SLACK = 1e-3  # a level coarser than asked for by this much is still taken: enlarging it so little costs nothing
+_WHOLE = 1 / 64  # level pixels: edges this close to whole pixels are read without resampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +46,14 @@ class Level:
     def of(cls, size: Size, level0: Size) -> Self:
         """A level of a pyramid, its downsamples from the two sizes.
 
-        Scanners halve a level and drop what is left over, so 2967 / 4 is stored as 741 pixels of exactly 4: where a
-        whole factor explains both the level's width (or height), that factor is taken, else the ratio.
+        Scanners halve a level and drop or fill up what is left over, so 2967 / 4 is stored as 741 or 742 pixels of
+        exactly 4: where one whole factor explains both width and height, it is taken, else the ratio of each.
         """
-        return cls(size, _downsample(level0.width, size.width), _downsample(level0.height, size.height))
-
-
-def _downsample(level0: int, level: int) -> float:
-    factor = max(1, round(level0 / level))
-    return float(factor) if abs(level0 / factor - level) < 1 else level0 / level
+        factor = max(1, round(math.sqrt(level0.area / size.area)))
+        sides = ((level0.width, size.width), (level0.height, size.height))
+        if all(abs(whole / factor - part) < 1 for whole, part in sides):
+            return cls(size, float(factor), float(factor))
+        return cls(size, level0.width / size.width, level0.height / size.height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +95,10 @@ class Slide(ABC):
     Args:
         path: The file, or the folder of a format that is one.
         mpp: Overrides the file's own resolution: the user knows better.
+        assume_mpp: Stands in where the file has no resolution and none was given; recorded as "assumed".
 
     Raises:
+        MissingFileError: When nothing is there.
         DamagedSlideError: When the header can't be read.
         UnsupportedSlideError: When the file holds what this reader can't show rightly.
     """
@@ -108,14 +107,17 @@ class Slide(ABC):
     """The reader's name in READERS."""
 
     @final
-    def __init__(self, path: Path | str, mpp: Mpp | float | None = None) -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: Path | str, mpp: Mpp | float | None = None, *, assume_mpp: Mpp | float | None = None
+    ) -> None:
+        self.path = existing(path, "a slide")
         self._handle: Any = None
+        self._process = 0
         self._header = self._read_header()
         if mpp is not None:
-            given = Mpp.square(mpp) if isinstance(mpp, (int, float)) else mpp
-            header = self._header
-            self._header = Header(header.levels, Resolution(given, "user"), header.bounds, header.properties)
+            self._header = replace(self._header, resolution=Resolution(_mpp_of(mpp), "user"))
+        elif assume_mpp is not None and self._header.resolution is None:
+            self._header = replace(self._header, resolution=Resolution(_mpp_of(assume_mpp), "assumed"))
 
     @classmethod
     @abstractmethod
@@ -128,7 +130,10 @@ class Slide(ABC):
 
     @abstractmethod
     def _open(self) -> Any:
-        """Opens what `_decode` needs. Called once for each process, on first use."""
+        """Opens what `_decode` needs.
+
+        Called once for each process, on first use; again after `close` and after a read that failed.
+        """
 
     @abstractmethod
     def _decode(self, handle: Any, level: int, box: Box) -> Pixels:
@@ -140,7 +145,8 @@ class Slide(ABC):
             box: Whole level pixels (not level-0), wholly inside the level.
 
         Returns:
-            (height, width, 3) uint8 RGB, transparent or unscanned places already composited on white.
+            (height, width, 3) uint8 RGB, transparent or unscanned places already composited on white; a fresh array
+            that the caller may write into.
 
         Raises:
             DamagedSlideError: When the pixels can't be decoded.
@@ -208,44 +214,47 @@ class Slide(ABC):
 
         Args:
             box: Level-0 pixels, fractions allowed. What lies beyond the slide is white.
-            mpp: um/px of the answer. The finest level that is not finer than needed is read and reduced; a resolution
-                finer than level 0 is interpolated.
+            mpp: um/px of the answer. The coarsest level that is fine enough is read and reduced by area integration; a
+                resolution finer than level 0 is interpolated linearly.
 
         Returns:
-            (height, width, 3) uint8 RGB; height and width are the box's in pixels of `mpp`, rounded, at least 1. Output
-            pixel i covers level-0 x in [box.x + i * s, box.x + (i + 1) * s), s = box.width / width.
+            (height, width, 3) uint8 RGB, fresh; height and width are the box's in pixels of `mpp`, rounded, at least 1.
+            Output pixel i covers level-0 x in [box.x + i * s, box.x + (i + 1) * s), s = box.width / width.
 
         Raises:
+            InputError: When the box is empty or not finite, or `mpp` is not above 0.
             MissingResolutionError: When the slide's resolution is unknown.
             DamagedSlideError: When the pixels can't be decoded.
         """
-        own = self.mpp
-        size = Size(max(1, round(box.width * own.x / mpp)), max(1, round(box.height * own.y / mpp)))
-        return self.read_resized(box, size)
+        own, target = self.mpp, _mpp_of(mpp)
+        _refuse_empty(box)
+        width, height = box.width * own.x / target.x, box.height * own.y / target.y
+        return self.read_resized(box, Size(max(1, round(width)), max(1, round(height))))
 
     @final
     def read_resized(self, box: Box, size: Size) -> Pixels:
         """The pixels of a level-0 box, resampled to a size: `read` for slides whose resolution is unknown.
 
+        Memory beyond the answer is bounded: what is large is resampled in pieces.
+
         Returns:
-            (size.height, size.width, 3) uint8 RGB.
+            (size.height, size.width, 3) uint8 RGB, fresh.
 
         Raises:
+            InputError: When the box or the size is empty, or the box is not finite.
             DamagedSlideError: When the pixels can't be decoded.
         """
-        scale_x, scale_y = box.width / size.width, box.height / size.height
-        number = self._level_for(min(scale_x, scale_y))
+        _refuse_empty(box)
+        if min(size.width, size.height) < 1:
+            raise InputError(f"{box} was to be read as {size}; give a size of at least one pixel each way.")
+        number = self._level_for(min(box.width / size.width, box.height / size.height))
         level = self.levels[number]
         on_level = box.scaled(1 / level.downsample_x, 1 / level.downsample_y)
-        is_native = (
-            abs(on_level.width / size.width - 1) < _NATIVE
-            and abs(on_level.height / size.height - 1) < _NATIVE
-            and on_level.rounded_out().size == size
-        )
-        if is_native:
-            return self._padded(number, on_level.rounded_out())
-        if on_level.area > _AT_ONCE_PX and size.area > 1:
-            return self._halved(box, size)
+        whole = Box(round(on_level.x), round(on_level.y), size.width, size.height)
+        if _is_nearly(on_level, whole):
+            if Box.whole(level.size).contains(whole):
+                return self._pixels(number, whole)
+            on_level = whole
         return self._resampled(number, on_level, size)
 
     @final
@@ -266,6 +275,10 @@ class Slide(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):  # else the constructor refused the file
+            self.close()
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handle": None}
 
@@ -277,50 +290,71 @@ class Slide(ABC):
         fits = [
             number
             for number, level in enumerate(self.levels)
-            if max(level.downsample_x, level.downsample_y) <= scale * (1 + _NATIVE)
+            if max(level.downsample_x, level.downsample_y) <= scale * (1 + _LEVEL_SLACK)
         ]
         return max(fits, key=lambda number: self.levels[number].downsample_x, default=0)
 
-    def _padded(self, number: int, box: Box) -> Pixels:
-        """Whole pixels of a level, white beyond it."""
-        inside = box.intersection(Box.whole(self.levels[number].size))
-        if inside == box:
-            return self._pixels(number, box)
-        pixels = np.full((*box.size.shape, 3), 255, np.uint8)
-        if not inside.is_empty:
-            pixels[inside.shifted(-box.x, -box.y).slices()] = self._pixels(number, inside)
-        return pixels
-
     def _pixels(self, number: int, box: Box) -> Pixels:
-        if self._handle is None:
-            self._handle = self._open()
-        return self._decode(self._handle, number, box)
-
-    def _halved(self, box: Box, size: Size) -> Pixels:
-        """Two halves read one after the other, so that a view of a slide without small levels fits in memory."""
-        if size.width >= size.height:
-            left = size.width // 2
-            cut = box.width * left / size.width
-            first = self.read_resized(Box(box.x, box.y, cut, box.height), Size(left, size.height))
-            rest = Box(box.x + cut, box.y, box.width - cut, box.height)
-            return np.concatenate([first, self.read_resized(rest, Size(size.width - left, size.height))], axis=1)
-        top = size.height // 2
-        cut = box.height * top / size.height
-        first = self.read_resized(Box(box.x, box.y, box.width, cut), Size(size.width, top))
-        rest = Box(box.x, box.y + cut, box.width, box.height - cut)
-        return np.concatenate([first, self.read_resized(rest, Size(size.width, size.height - top))], axis=0)
+        # A forked process shares its parent's file positions: it needs handles of its own.
+        if self._handle is None or self._process != os.getpid():
+            self._handle, self._process = self._open(), os.getpid()
+        try:
+            return self._decode(self._handle, number, box)
+        except DamagedSlideError:
+            self.close()  # an OpenSlide handle that failed once fails for ever, also on whole tiles
+            raise
 
     def _resampled(self, number: int, on_level: Box, size: Size) -> Pixels:
-        # The margin grows with the reduction, since an antialiasing filter reaches that far.
-        reach_x = _MARGIN_PX * max(1.0, on_level.width / size.width)
-        reach_y = _MARGIN_PX * max(1.0, on_level.height / size.height)
-        source = on_level.grown(math.ceil(reach_x), math.ceil(reach_y)).rounded_out()
-        pixels = Image.fromarray(self._padded(number, source))
-        inner = on_level.shifted(-source.x, -source.y)
-        region = (inner.x, inner.y, inner.right, inner.bottom)
-        is_reducing = on_level.width > size.width
-        method = Image.Resampling.BOX if is_reducing else Image.Resampling.BILINEAR
-        return np.asarray(pixels.resize((size.width, size.height), method, box=region))
+        scale_x, scale_y = on_level.width / size.width, on_level.height / size.height
+        step_x, step_y = (max(1, int(_PIECE_PX / max(1.0, scale))) for scale in (scale_x, scale_y))
+        if size.width <= step_x and size.height <= step_y:
+            return self._piece(number, on_level, size)
+        pixels = np.empty((*size.shape, 3), np.uint8)
+        for top in range(0, size.height, step_y):
+            for left in range(0, size.width, step_x):
+                part = Size(min(step_x, size.width - left), min(step_y, size.height - top))
+                box = Box(left, top, part.width, part.height)
+                place = box.scaled(scale_x, scale_y).shifted(on_level.x, on_level.y)
+                pixels[box.slices()] = self._piece(number, place, part)
+        return pixels
+
+    def _piece(self, number: int, on_level: Box, size: Size) -> Pixels:
+        level = self.levels[number]
+        scale_x, scale_y = on_level.width / size.width, on_level.height / size.height
+        end_x, end_y = self.size.width / level.downsample_x, self.size.height / level.downsample_y
+        columns = axis_of(on_level.x, scale_x, size.width, level.size.width, end_x)
+        rows = axis_of(on_level.y, scale_y, size.height, level.size.height, end_y)
+        source = Box.from_corners(columns.first, rows.first, columns.last, rows.last)
+        pixels = np.empty((0, 0, 3), np.uint8) if source.is_empty else self._pixels(number, source)
+        return resample(pixels, rows, columns)
+
+    def _damaged(self, reason: object) -> DamagedSlideError:
+        """The error for pixels or a header that can't be decoded."""
+        return DamagedSlideError(
+            f"Slide '{self.path}' is damaged: {_one_line(reason)}. Copy it again from its source, or leave it out."
+        )
+
+    def _unsupported(self, reason: object, remedy: str) -> UnsupportedSlideError:
+        """The error for a file that this reader can't show rightly."""
+        return UnsupportedSlideError(f"Slide '{self.path}' can't be read: {_one_line(reason)}. {remedy}")
+
+
+def _one_line(reason: object) -> str:
+    return " ".join(str(reason).split()).rstrip(".")
+
+
+def _refuse_empty(box: Box) -> None:
+    if not all(map(math.isfinite, (box.x, box.y, box.right, box.bottom))) or box.is_empty:
+        raise InputError(f"{box} was given to be read; give one that is finite and not empty.")
+
+
+def _mpp_of(mpp: Mpp | float) -> Mpp:
+    return mpp if isinstance(mpp, Mpp) else Mpp.square(mpp)
+
+
+def _is_nearly(box: Box, whole: Box) -> bool:
+    pairs = ((box.x, whole.x), (box.y, whole.y), (box.right, whole.right), (box.bottom, whole.bottom))
+    return all(abs(one - other) <= _WHOLE for one, other in pairs)
 
 
 def frame_of(slide: Slide, mpp: float) -> Frame:

@@ -1,0 +1,157 @@
+"""Decodes one tile of a TIFF file: bytes in, RGB pixels out.
+
+The bytes of JPEG tiles become a whole JPEG stream first: the tables that all tiles share are spliced in, and a marker that
+says which colour space the samples are in. Aperio stores RGB samples without any marker; a decoder then takes them for
+YCbCr and the colours come out wrong. Marks of the tile itself come later in the stream, so they win: Bio-Formats writes
+YCbCr with a JFIF mark and calls it RGB in the TIFF tags.
+
+Does not know: files, levels, which tile it is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from counterstain.geometry import Size
+from counterstain.slides.resample import Pixels
+
+DECODE_ERRORS = (ValueError, RuntimeError)
+"""What the libraries raise for bytes they can't decode: simplejpeg and numpy the first, imagecodecs the second."""
+
+JPEG = 7
+YCBCR_JPEG2000 = 33003
+_JPEG2000 = (YCBCR_JPEG2000, 33005, 34712)
+
+_CODECS: dict[int, Callable[[bytes], bytes | bytearray]] = {  # TIFF's numbers of compressions that give plain samples
+    1: bytes,
+    5: imagecodecs.lzw_decode,
+    8: imagecodecs.zlib_decode,
+    32773: imagecodecs.packbits_decode,
+    32946: imagecodecs.zlib_decode,
+    50000: imagecodecs.zstd_decode,
+}
+_IMAGE_CODECS: dict[int, Callable[[bytes], npt.NDArray[np.uint8]]] = {  # and of those that give images
+    **dict.fromkeys(_JPEG2000, imagecodecs.jpeg2k_decode),
+    50001: imagecodecs.webp_decode,
+}
+COMPRESSIONS = frozenset({JPEG, *_CODECS, *_IMAGE_CODECS})
+"""The TIFF compression numbers that can be decoded."""
+
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR = 0, 1, 2, 6
+"""TIFF's photometric interpretations that can be shown; YCBCR only where the compression says how."""
+
+PREMULTIPLIED, STRAIGHT = 1, 2
+"""TIFF's two kinds of alpha."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """How the tiles of a level are stored.
+
+    Args:
+        tile: Their size, also of those that overhang the level.
+        compression: TIFF's number, one of COMPRESSIONS.
+        photometric: TIFF's number.
+        samples: A pixel's: 1, 3, or 4 with alpha.
+        alpha: PREMULTIPLIED or STRAIGHT where there are 4 samples, else 0.
+        is_differenced: Whether rows hold differences between neighbours (TIFF's predictor 2).
+        jpeg_tables: The tables that all tiles share, a JPEG stream of its own; empty where there are none.
+    """
+
+    tile: Size
+    compression: int
+    photometric: int
+    samples: int
+    alpha: int = 0
+    is_differenced: bool = False
+    jpeg_tables: bytes = b""
+
+
+def decode_tile(data: bytes, coding: Coding) -> Pixels:
+    """Decodes a tile.
+
+    Returns:
+        (height, width, 3) uint8 RGB, fresh: the tile's size; less only where the data holds less.
+
+    Raises:
+        ValueError: When the data is not what `coding` says.
+        RuntimeError: When a codec refuses the data.
+    """
+    if coding.compression == JPEG:
+        stream = jpeg_stream(data, coding)
+        # strict: a tile that libjpeg would fill up with grey is damaged
+        pixels: Pixels = simplejpeg.decode_jpeg(stream, "RGB", strict=True)
+        return pixels
+    if coding.compression in _IMAGE_CODECS:
+        image = np.atleast_3d(_IMAGE_CODECS[coding.compression](data))
+        if image.dtype != np.uint8 or image.shape[2] != coding.samples:
+            raise ValueError(f"a tile holds {image.shape[2]} samples of {image.dtype}, not {coding.samples} bytes")
+        if coding.compression == YCBCR_JPEG2000 and not _has_small_chroma(data):
+            return _from_ycbcr(image)
+        return _to_rgb(image, coding)
+    samples = np.frombuffer(_CODECS[coding.compression](data), np.uint8)
+    shape = (*coding.tile.shape, coding.samples)
+    num = coding.tile.area * coding.samples
+    if samples.size < num:
+        raise ValueError(f"a tile holds {samples.size} bytes of the {num} it should")
+    image = samples[:num].reshape(shape)
+    if coding.is_differenced:
+        image = np.cumsum(image, axis=1, dtype=np.uint8)
+    return _to_rgb(image, coding)
+
+
+def jpeg_stream(data: bytes, coding: Coding) -> bytes:
+    """The whole JPEG stream of a tile: start, colour mark, shared tables, the tile's own rest.
+
+    Raises:
+        ValueError: When the tile does not begin as a JPEG stream.
+    """
+    if data[:2] != b"\xff\xd8":
+        raise ValueError("a tile does not begin as JPEG data")
+    if not coding.jpeg_tables and coding.samples == 1:
+        return data
+    return _prefix(coding) + data[2:]
+
+
+def _prefix(coding: Coding) -> bytes:
+    transform = 0 if coding.photometric == RGB else 1
+    # APP14, "Adobe", version 100, two flags, transform: 0 leaves the samples alone, 1 is YCbCr
+    mark = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform]) if coding.samples == 3 else b""
+    return b"\xff\xd8" + mark + coding.jpeg_tables[2:-2]
+
+
+def _to_rgb(image: npt.NDArray[np.uint8], coding: Coding) -> Pixels:
+    if coding.photometric == WHITE_IS_ZERO:
+        image = 255 - image
+    if coding.samples == 1:
+        return np.repeat(image, 3, axis=2)
+    if coding.samples == 4:
+        return _on_white(image, coding.alpha)
+    return np.array(image)
+
+
+def _has_small_chroma(data: bytes) -> bool:
+    """Whether a JPEG 2000 stream has fewer colour than brightness samples; imagecodecs makes RGB of these by itself."""
+    start = data.find(b"\xff\x4f\xff\x51")  # the codestream's first two marks, also inside a JP2 file
+    return 0 <= start < len(data) - 47 and data[start + 46] > 1  # XRsiz of the second component
+
+
+def _from_ycbcr(image: npt.NDArray[np.uint8]) -> Pixels:
+    """ITU-R BT.601 over the full range, as JPEG has it: Aperio's JPEG 2000 streams leave the conversion to the reader."""
+    y, cb, cr = (image[:, :, channel].astype(np.float32) for channel in range(3))
+    cb, cr = cb - 128, cr - 128
+    rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=2)
+    return np.clip(rgb + 0.5, 0, 255).astype(np.uint8)
+
+
+def _on_white(image: npt.NDArray[np.uint8], alpha: int) -> Pixels:
+    opacity = image[:, :, 3:].astype(np.uint16)
+    color = image[:, :, :3].astype(np.uint16)
+    if alpha == STRAIGHT:
+        color = (color * opacity + 127) // 255
+    pixels: Pixels = np.minimum(color + (255 - opacity), 255).astype(np.uint8)
+    return pixels
