@@ -1,1 +1,58 @@
-"""To be written."""
+"""Data: patches with weak labels, masks to score against, splits by patient, cohorts of slides."""
+
+from counterstain.data.augment import Augment, AugmentSettings
+from counterstain.data.cohorts import Cohort, CohortSlide, Dropped, open_cohort, read_cohort
+from counterstain.data.crops import CropSettings, draw_weak_patches, open_masked_images
+from counterstain.data.images import (
+    IMAGE_SUFFIXES,
+    MaskCoding,
+    image_size,
+    read_flags,
+    read_image,
+    read_mask,
+    write_image,
+    write_mask,
+)
+from counterstain.data.labels import Label, parse_label, parse_labels
+from counterstain.data.patches import LAYOUT_NAMES, open_patches
+from counterstain.data.records import SPLITS, PatchDataset, PatchRecord, shared_patients
+from counterstain.data.splits import FRACTIONS, refuse_shared_patients, split_by_patient, split_patients
+from counterstain.data.table import default_colors
+from counterstain.data.weak import WeakPatches, WeakSettings
+
+__all__ = [
+    "Augment",
+    "AugmentSettings",
+    "Cohort",
+    "CohortSlide",
+    "CropSettings",
+    "Dropped",
+    "FRACTIONS",
+    "IMAGE_SUFFIXES",
+    "LAYOUT_NAMES",
+    "Label",
+    "MaskCoding",
+    "PatchDataset",
+    "PatchRecord",
+    "SPLITS",
+    "WeakPatches",
+    "WeakSettings",
+    "default_colors",
+    "draw_weak_patches",
+    "image_size",
+    "open_cohort",
+    "open_masked_images",
+    "open_patches",
+    "parse_label",
+    "parse_labels",
+    "read_cohort",
+    "read_flags",
+    "read_image",
+    "read_mask",
+    "refuse_shared_patients",
+    "shared_patients",
+    "split_by_patient",
+    "split_patients",
+    "write_image",
+    "write_mask",
+]

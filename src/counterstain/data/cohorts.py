@@ -1,0 +1,283 @@
+"""Slides and what is known of them: a folder, or a table in any of the dialects that other tools write.
+
+Headers of CLAM, STAMP, slideflow, TRIDENT and slide2vec are names for the same eight columns: `slide_id, patient_id, path,
+label, split, mpp, site, scanner`. A slide's id is unique by its path below the root, never by its bare stem. A row that
+can't be used is dropped with its reason, and counted aloud; a table that can't be used is refused.
+
+Does not know: how to open a slide, what is predicted for it.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from counterstain.data.rows import Row, Rows, read_rows
+from counterstain.errors import InputError, listed
+from counterstain.files import existing
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "slide_id": ("slide_id", "slide", "sample_id"),
+    "patient_id": ("patient_id", "patient", "case_id"),
+    "path": ("path", "filename", "wsi", "image_path"),
+    "label": ("label",),
+    "split": ("split",),
+    "mpp": ("mpp", "spacing_at_level_0"),
+    "site": ("site",),
+    "scanner": ("scanner",),
+}
+"""What other tools call the columns, in lower case; ours first."""
+
+SLIDE_SUFFIXES = frozenset(
+    {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm"}
+    | {".png", ".jpg", ".jpeg", ".bmp"}
+)
+"""Files of a folder that are taken for slides, in lower case. What they really are, their reader says."""
+
+
+@dataclass(frozen=True, slots=True)
+class CohortSlide:
+    """One slide.
+
+    Args:
+        slide_id: Unique in its cohort; usable as a relative path.
+        path: The file.
+        patient_id: None where unknown, as everything below.
+        label: As the table writes it.
+        split: As the table writes it.
+        mpp: um/px of level 0, as the table says; it overrides the file's.
+        site: Where it was made.
+        scanner: What it was scanned with.
+    """
+
+    slide_id: str
+    path: Path
+    patient_id: str | None = None
+    label: str | None = None
+    split: str | None = None
+    mpp: float | None = None
+    site: str | None = None
+    scanner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row or file that is no slide of the cohort.
+
+    Args:
+        what: The row by its line, or the file.
+        reason: Why.
+    """
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Slides, and what was left out.
+
+    Args:
+        source: The table, folder or file.
+        slides: At least one.
+        dropped: Rows and files left out.
+        ignored_columns: Columns of the table that mean nothing here.
+    """
+
+    source: Path
+    slides: tuple[CohortSlide, ...]
+    dropped: tuple[Dropped, ...] = ()
+    ignored_columns: tuple[str, ...] = ()
+
+    @classmethod
+    def from_folder(cls, folder: Path | str) -> Self:
+        """Every slide below a folder, by path; hidden files and the insides of `.zarr` are passed over.
+
+        Raises:
+            MissingFileError: When the folder is not there.
+            InputError: When it holds no slide.
+        """
+        folder = existing(folder, "a folder of slides")
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_passed_over(path, folder)]
+        slides = [path for path in files if path.suffix.lower() in SLIDE_SUFFIXES]
+        dropped = tuple(
+            Dropped(path.relative_to(folder).as_posix(), f"{path.suffix or 'no suffix'} is no slide's")
+            for path in files
+            if path.suffix.lower() not in SLIDE_SUFFIXES
+        )
+        if not slides:
+            raise InputError(f"'{folder}' holds no slide: {', '.join(sorted(SLIDE_SUFFIXES))} were looked for.")
+        ids = [path.relative_to(folder).as_posix() for path in slides]
+        return cls(folder, tuple(CohortSlide(name, path) for name, path in zip(ids, slides, strict=True)), dropped)
+
+    @classmethod
+    def from_file(cls, path: Path | str) -> Self:
+        """A single slide.
+
+        Raises:
+            MissingFileError: When it is not there.
+        """
+        path = existing(path, "a slide")
+        return cls(path, (CohortSlide(path.name, path),))
+
+    def report(self) -> str:
+        """How many slides and patients there are, and how many rows were dropped for which reason; a line each."""
+        patients = len({slide.patient_id for slide in self.slides if slide.patient_id is not None})
+        known = f" of {patients} patients" if patients else ""
+        lines = [f"{self.source}: {len(self.slides)} slides{known}, {len(self.dropped)} rows or files left out"]
+        reasons = Counter(dropped.reason for dropped in self.dropped)
+        examples = {dropped.reason: dropped.what for dropped in reversed(self.dropped)}
+        lines += [f"  {count} x {reason} ({examples[reason]})" for reason, count in reasons.most_common()]
+        if self.ignored_columns:
+            lines.append(f"  columns not used: {', '.join(self.ignored_columns)}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values only."""
+        slides = [{**asdict(slide), "path": str(slide.path)} for slide in self.slides]
+        return {
+            "source": str(self.source),
+            "slides": slides,
+            "dropped": [asdict(dropped) for dropped in self.dropped],
+            "ignored_columns": list(self.ignored_columns),
+        }
+
+
+def open_cohort(source: Path | str, root: Path | None = None) -> Cohort:
+    """A cohort from whatever names one: a folder, a table (CSV), or a single slide.
+
+    Raises:
+        MissingFileError: When nothing is there.
+        InputError: When it names no slide that can be found.
+    """
+    source = existing(source, "a slide, a folder of slides or a table of them")
+    if source.is_dir():
+        return Cohort.from_folder(source)
+    return read_cohort(source, root) if source.suffix.lower() in (".csv", ".tsv") else Cohort.from_file(source)
+
+
+def read_cohort(path: Path | str, root: Path | None = None) -> Cohort:
+    """Reads a cohort's table.
+
+    Args:
+        path: A CSV file with a column for the path or the slide under any of the ALIASES.
+        root: The folder that paths are relative to, and in which a slide that is given by its id alone is looked for; the
+            table's own by default.
+
+    Raises:
+        MissingFileError: When the table is not there.
+        InputError: When it names no slides, names a thing twice, or no row can be used.
+    """
+    table = read_rows(path)
+    root = existing(root or table.path.parent, "the folder of the slides")
+    columns = _canonical(table)
+    if "path" not in columns and "slide_id" not in columns:
+        known = ", ".join((*ALIASES["path"], *ALIASES["slide_id"]))
+        raise InputError(
+            f"Table '{table.path}' names no slides: it has {', '.join(table.header)}; one of {known} was expected. Where "
+            "labels are in a table of patients, join it to the table of slides first."
+        )
+    by_name = None if "path" in columns else _files_by_name(root)
+    slides: list[CohortSlide] = []
+    dropped: list[Dropped] = []
+    lines: dict[Path, int] = {}
+    for row in table.rows:
+        cells = {name: row.cells[column] for name, column in columns.items() if row.cells[column]}
+        slide = _slide_of(cells, root, by_name)
+        if isinstance(slide, CohortSlide) and slide.path.resolve() in lines:
+            slide = f"the same file as line {lines[slide.path.resolve()]}"
+        if isinstance(slide, str):
+            dropped.append(Dropped(_named(row, cells), slide))
+        else:
+            lines[slide.path.resolve()] = row.line
+            slides.append(slide)
+    if not slides:
+        reasons = [f"{entry.what}: {entry.reason}" for entry in dropped]
+        raise InputError(listed(f"No row of '{table.path}' can be used. Paths are relative to '{root}':", reasons))
+    ignored = tuple(column for column in table.header if column not in columns.values())
+    return Cohort(table.path, _with_unique_ids(slides, root), tuple(dropped), ignored)
+
+
+def _canonical(table: Rows) -> dict[str, str]:
+    """The table's own spelling of each of our columns that it has."""
+    columns = {}
+    for name, aliases in ALIASES.items():
+        found = [column for column in table.header if column.lower() in aliases]
+        if len(found) > 1:
+            raise InputError(f"Table '{table.path}' has {' and '.join(found)} for the {name}. Remove one of them.")
+        if found:
+            columns[name] = found[0]
+    return columns
+
+
+def _slide_of(cells: dict[str, str], root: Path, by_name: dict[str, list[Path]] | None) -> CohortSlide | str:
+    """The slide of a row, or why there is none."""
+    path = _path_of(cells, root, by_name)
+    if isinstance(path, str):
+        return path
+    mpp = None
+    if "mpp" in cells:
+        mpp = _number(cells["mpp"])
+        if mpp is None:
+            return "its resolution is no number above 0"
+    texts = {name: cells.get(name) for name in ("patient_id", "label", "split", "site", "scanner")}
+    return CohortSlide(cells.get("slide_id", ""), path, mpp=mpp, **texts)
+
+
+def _path_of(cells: dict[str, str], root: Path, by_name: dict[str, list[Path]] | None) -> Path | str:
+    if "path" in cells:
+        path = root / cells["path"].replace("\\", "/")
+        return path if path.exists() else "its file is not there"
+    if by_name is None or "slide_id" not in cells:
+        return "it names no file"
+    found = by_name.get(cells["slide_id"], [])
+    if len(found) > 1:
+        return "several files have this name; add a column 'path'"
+    return found[0] if found else "no file has this name"
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def _files_by_name(root: Path) -> dict[str, list[Path]]:
+    """Slides below a root, by relative path, by name and by stem, as CLAM's tables give them."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and path.suffix.lower() in SLIDE_SUFFIXES and not _is_passed_over(path, root):
+            for name in {path.relative_to(root).as_posix(), path.name, path.stem}:
+                found[name].append(path)
+    return found
+
+
+def _with_unique_ids(slides: Sequence[CohortSlide], root: Path) -> tuple[CohortSlide, ...]:
+    """Slides with the ids the table gave, and with their relative paths where it gave none or one twice."""
+    given = Counter(slide.slide_id for slide in slides)
+    is_kept = {name: count == 1 and _is_usable(name) for name, count in given.items()}
+    return tuple(s if is_kept[s.slide_id] else replace(s, slide_id=_relative(s.path, root)) for s in slides)
+
+
+def _is_usable(name: str) -> bool:
+    return bool(name) and not name.startswith("/") and ".." not in Path(name).parts
+
+
+def _relative(path: Path, root: Path) -> str:
+    path, root = path.resolve(), root.resolve()
+    return (
+        path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix().lstrip("/").replace(":", "")
+    )
+
+
+def _is_passed_over(path: Path, root: Path) -> bool:
+    parts = path.relative_to(root).parts
+    return any(part.startswith(".") for part in parts) or any(part.endswith(".zarr") for part in parts[:-1])
+
+
+def _named(row: Row, cells: dict[str, str]) -> str:
+    return f"line {row.line}: {cells.get('path') or cells.get('slide_id') or 'empty'}"

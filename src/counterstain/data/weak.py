@@ -1,0 +1,83 @@
+"""The images and weak labels that a method learns from.
+
+A patch's mask is left behind when the data set is made: what is not held can't leak into training.
+
+Does not know: masks, patients, augmentation, batches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from counterstain.data.images import read_image
+from counterstain.data.labels import Label
+from counterstain.data.records import PatchRecord
+from counterstain.errors import InputError, LabelError
+
+
+@dataclass(frozen=True)
+class WeakSettings:
+    """How weak patches are read.
+
+    Args:
+        patch_px: Width and height that images are resized to; None leaves them as they are, and then batches need images
+            of one size. A resized image has another resolution.
+        keep: Whether decoded images stay in memory, for sets that fit: 150 kB each at 224 px.
+    """
+
+    patch_px: int | None = None
+    keep: bool = False
+
+
+class WeakPatches(Dataset[tuple[Tensor, Tensor]]):
+    """Patches with weak labels: item i is (image_CHW uint8 RGB, label_C float32 of 0 and 1).
+
+    Args:
+        records: Patches with labels.
+        settings: How they are read.
+
+    Raises:
+        InputError: When there are none.
+        LabelError: Listing every record without a label.
+    """
+
+    def __init__(self, records: Sequence[PatchRecord], settings: WeakSettings | None = None) -> None:
+        if not records:
+            raise InputError("No patches were given to learn from. Check that the dataset has a train split.")
+        unlabelled = [str(record.image) for record in records if record.label is None]
+        if unlabelled:
+            raise LabelError("Weak supervision needs a label for each patch. Without one:", unlabelled)
+        self._items: list[tuple[Path, Label]] = [(r.image, r.label) for r in records if r.label is not None]
+        self._settings = settings or WeakSettings()
+        self._kept: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        path, label = self._items[index]
+        label_C = torch.tensor(label, dtype=torch.float32)
+        if index in self._kept:
+            return self._kept[index], label_C
+        image_CHW = self._read(path)
+        if self._settings.keep:
+            self._kept[index] = image_CHW
+        return image_CHW, label_C
+
+    @property
+    def labels(self) -> Tensor:
+        """(N, C) float32: every label, in order; no image is read."""
+        return torch.tensor([label for _, label in self._items], dtype=torch.float32)
+
+    def _read(self, path: Path) -> Tensor:
+        pixels_HWC = read_image(path)
+        side = self._settings.patch_px
+        if side is not None and pixels_HWC.shape[:2] != (side, side):
+            pixels_HWC = np.array(Image.fromarray(pixels_HWC).resize((side, side), Image.Resampling.BILINEAR))
+        return torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous()
