@@ -111,11 +111,13 @@ class Region:
         polygon: A valid polygon with its holes, level-0 pixels.
         class_name: One of the classes.
         area_mm2: Its area, holes left out.
+        mean_probability: Of its own class over its pixels; None where no probabilities stand behind it, as in truth.
     """
 
     polygon: "Polygon"
     class_name: str
     area_mm2: float
+    mean_probability: float | None = None
 
 
 @dataclass(frozen=True)

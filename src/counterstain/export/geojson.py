@@ -1,0 +1,212 @@
+"""GeoJSON that QuPath opens, written feature by feature, and GeoJSON from QuPath or elsewhere read back.
+
+Regions become annotations with class, colour and measurements. Coordinates are level-0 pixels; QuPath crops a slide to its
+scanned part and starts counting there, so the corner of that part is subtracted unless asked otherwise. Which of the two
+was done stands in the file, in a member `counterstain` that other readers pass over, and reading adds it back.
+
+Does not know: how regions come about, other formats.
+"""
+
+import gzip
+import io
+import json
+import math
+import uuid
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TextIO, get_args
+
+import numpy as np
+import shapely
+from shapely.geometry import mapping
+from shapely.geometry.base import BaseGeometry
+
+from counterstain import __version__
+from counterstain.errors import InputError, UnknownNameError
+from counterstain.export.regions import RegionSettings, regions
+from counterstain.files import atomic, refuse_overwrite
+from counterstain.geometry import Point
+from counterstain.results import RGB, Classes, Region, SlideMap
+
+CoordinateFrame = Literal["qupath", "openslide"]
+
+_MEMBER = "counterstain"
+_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".geojson.zip", ".json.zip")
+_IDS = uuid.uuid5(uuid.NAMESPACE_URL, "https://pypi.org/project/counterstain")
+_DECIMALS = 3  # of a level-0 pixel
+
+
+@dataclass(frozen=True)
+class GeoJSONSettings:
+    """What is written, and where its coordinates start.
+
+    Args:
+        regions: Which regions.
+        frame: "qupath" counts from the corner of the scanned part, "openslide" from the corner of level 0.
+
+    Raises:
+        UnknownNameError: When the frame is neither.
+    """
+
+    regions: RegionSettings = field(default_factory=RegionSettings)
+    frame: CoordinateFrame = "qupath"
+
+    def __post_init__(self) -> None:
+        check_frame(self.frame)
+
+
+FOR_QUPATH = GeoJSONSettings()
+"""All regions, in the frame QuPath shows."""
+
+
+def check_frame(frame: str) -> None:
+    """Refuses a frame that is none.
+
+    Raises:
+        UnknownNameError: When it is not known.
+    """
+    if frame not in get_args(CoordinateFrame):
+        raise UnknownNameError("coordinate frame", frame, get_args(CoordinateFrame))
+
+
+def write_geojson(
+    slide_map: SlideMap, path: Path, settings: GeoJSONSettings = FOR_QUPATH, *, overwrite: bool = False
+) -> None:
+    """Writes the regions of a map as annotations.
+
+    Args:
+        slide_map: A finished map.
+        path: Ends in .geojson or .json; .gz or .zip behind it compresses.
+        settings: What to write.
+        overwrite: Replace a file that is there.
+
+    Raises:
+        ExistingOutputError: When the file is there and may not be replaced.
+        InputError: When the file's name would keep QuPath from opening it.
+        UnknownNameError: When a class in the settings is none of the map's.
+    """
+    offset = frame_offset(slide_map, settings.frame)
+    found = regions(slide_map, settings.regions)
+    features = (
+        _annotation(region, slide_map.classes, offset, feature_id(slide_map.inputs_hash, f"region {number}"))
+        for number, region in enumerate(found)
+    )
+    about = describe(slide_map, "counterstain.regions", settings.frame, asdict(settings.regions))
+    write_features(path, features, about, overwrite=overwrite)
+
+
+def frame_offset(slide_map: SlideMap, frame: CoordinateFrame) -> Point:
+    """What is subtracted from level-0 coordinates in a frame."""
+    bounds = slide_map.slide.bounds
+    return Point(bounds.x, bounds.y) if frame == "qupath" else Point(0, 0)
+
+
+def feature_id(inputs_hash: str, name: str) -> str:
+    """A UUID that is the same whenever the same thing is written again."""
+    return str(uuid.uuid5(_IDS, f"{inputs_hash} {name}"))
+
+
+def describe(slide_map: SlideMap, kind: str, frame: CoordinateFrame, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The member that says where a file of features comes from and where its coordinates start."""
+    offset = frame_offset(slide_map, frame)
+    return {
+        "format": kind,
+        "version": 1,
+        "made_by": f"counterstain {__version__}",
+        "frame": frame,
+        "offset": [offset.x, offset.y],
+        "slide": slide_map.slide.to_json(),
+        "inputs_hash": slide_map.inputs_hash,
+        "settings": dict(settings),
+    }
+
+
+def feature(
+    geometry: BaseGeometry,
+    identity: str,
+    object_type: str,
+    classification: tuple[str, RGB],
+    measurements: Mapping[str, float],
+) -> dict[str, Any]:
+    """A feature as QuPath reads it.
+
+    Args:
+        geometry: In the coordinates of the file.
+        identity: A UUID.
+        object_type: "annotation", "detection" or "tile".
+        classification: Name and colour: QuPath refuses a name without one.
+        measurements: Numbers by name; NaN becomes the string "NaN", since JSON has no number for it.
+    """
+    name, color = classification
+    return {
+        "type": "Feature",
+        "id": identity,
+        "geometry": mapping(_rounded(geometry)),
+        "properties": {
+            "objectType": object_type,
+            "classification": {"name": name, "color": list(color)},
+            "measurements": {key: "NaN" if math.isnan(value) else value for key, value in measurements.items()},
+        },
+    }
+
+
+def write_features(
+    path: Path, features: Iterable[Mapping[str, Any]], about: Mapping[str, Any], *, overwrite: bool
+) -> None:
+    """Writes a FeatureCollection one feature after the other, so that any number of them fits in memory.
+
+    Raises:
+        ExistingOutputError: When the file is there and may not be replaced.
+        InputError: When the file's name would keep QuPath from opening it.
+    """
+    path = Path(path)
+    if not path.name.lower().endswith(_SUFFIXES):
+        raise InputError(f"{path} was given for GeoJSON; its name must end in one of: {', '.join(_SUFFIXES)}.")
+    if not overwrite:
+        refuse_overwrite(path)
+    with atomic(path) as temporary, _writing(temporary, path.name) as file:
+        # The member comes first, so that a reader finds the frame without parsing all features.
+        file.write(f'{{"type": "FeatureCollection",\n"{_MEMBER}": {json.dumps(about, allow_nan=False)},\n"features": [')
+        for number, entry in enumerate(features):
+            file.write(",\n" if number else "\n")
+            file.write(json.dumps(entry, allow_nan=False, separators=(",", ":")))
+        file.write("\n]}\n")
+
+
+@contextmanager
+def _writing(temporary: Path, name: str) -> Iterator[TextIO]:
+    """A text file, compressed as its name says, whose bytes depend on nothing but what is written."""
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(temporary.open("wb"))
+        if name.lower().endswith(".gz"):
+            file = stack.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0))
+        elif name.lower().endswith(".zip"):
+            archive = stack.enter_context(zipfile.ZipFile(file, "w"))
+            member = zipfile.ZipInfo(name[: -len(".zip")])
+            member.compress_type = zipfile.ZIP_DEFLATED
+            file = stack.enter_context(archive.open(member, "w", force_zip64=True))
+        yield stack.enter_context(io.TextIOWrapper(file, encoding="utf-8", newline="\n"))
+
+
+def _annotation(region: Region, classes: Classes, offset: Point, identity: str) -> dict[str, Any]:
+    moved = shapely.transform(region.polygon, lambda points: points - np.array((offset.x, offset.y)))
+    mean = region.mean_probability
+    measurements = {
+        "Area µm^2": region.area_mm2 * 1e6,
+        "Area mm^2": region.area_mm2,
+        "Mean probability": math.nan if mean is None else mean,
+    }
+    color = classes.colors[classes.index(region.class_name)]
+    return feature(moved, identity, "annotation", (region.class_name, color), measurements)
+
+
+def _rounded(geometry: BaseGeometry) -> BaseGeometry:
+    """The geometry with few decimals; a MultiPolygon of one part as that part."""
+    if isinstance(geometry, shapely.MultiPolygon) and len(geometry.geoms) == 1:
+        geometry = geometry.geoms[0]
+    rounded: BaseGeometry = shapely.transform(geometry, lambda points: np.round(points, _DECIMALS))
+    # Rounding can close a passage that is narrower than it, after simplification.
+    return rounded if rounded.is_valid else geometry

@@ -1,0 +1,354 @@
+"""Polygons of each class from a slide's label map, in bounded memory.
+
+The map is swept in blocks whose edges run through pixel centres. In each block contourpy traces the mask of one class
+along the borders of its pixels, so that the pieces of two blocks meet exactly on their seam; a region is given out,
+joined by shapely, as soon as no block below can add to it. What stays in memory is a block and the regions that the
+sweep's front cuts.
+
+Contours run through the middle between a pixel of the class and its neighbour of another, and cut corners at half a
+pixel; pixels that touch at a corner alone belong to different regions. Each class is traced by its own mask: along a
+straight border two classes share the very line, at a corner each gives way by a triangle of 1/8 pixel.
+
+Does not know: file formats.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from contourpy import FillType, contour_generator
+from scipy import ndimage
+
+from counterstain.errors import InputError
+from counterstain.geometry import Box, Frame
+from counterstain.results import Region, SlideMap
+
+_BLOCK_PX = 2048
+_EDGE_PX = 1e-6  # level-0 pixels by which a region may leave the scanned part before it is cut
+
+Labels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+Points = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.int64]
+Polygons = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class RegionSettings:
+    """Which regions are kept, and how smooth they are.
+
+    Args:
+        min_area_um2: Smaller regions are left out. 0 keeps all.
+        fill_holes_um2: Smaller holes are filled, also where another class lies in them. 0 fills none.
+        simplify_um: How far a polygon's line may move while vertices are dropped. 0 keeps every corner.
+        classes: The classes to trace; None for all but the background.
+
+    Raises:
+        InputError: When a number is negative or not finite.
+    """
+
+    min_area_um2: float = 0.0
+    fill_holes_um2: float = 0.0
+    simplify_um: float = 0.0
+    classes: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("min_area_um2", "fill_holes_um2", "simplify_um"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"{name} was given as {value}; give 0 or a finite number above it.")
+
+
+ALL_REGIONS = RegionSettings()
+"""Every region of every class but the background, with every corner."""
+
+
+def regions(
+    slide_map: SlideMap, settings: RegionSettings = ALL_REGIONS, *, block_px: int = _BLOCK_PX
+) -> Iterator[Region]:
+    """The regions of a map, class by class and from top to bottom.
+
+    Args:
+        slide_map: A finished map.
+        settings: What to keep.
+        block_px: The map pixels traced at a time, along each side; the result does not depend on it.
+
+    Yields:
+        Regions with valid polygons in level-0 pixels, wholly inside the scanned part of the slide.
+
+    Raises:
+        UnknownNameError: When a class in the settings is none of the map's.
+    """
+    classes = slide_map.classes
+    names = settings.classes
+    if names is None:
+        names = tuple(name for name in classes.names if name != classes.background)
+    numbers = [classes.index(name) for name in names]
+    return (
+        region
+        for name, number in zip(names, numbers, strict=True)
+        for traced in _trace(slide_map, number, block_px)
+        for region in _finished(traced, name, slide_map, settings)
+    )
+
+
+@dataclass
+class _Traced:
+    """Regions in map pixels with what was summed over the pixels of each: how many, and their probability."""
+
+    polygons: Polygons
+    num_pixels: Numbers
+    probability: Points
+
+
+def _trace(slide_map: SlideMap, number: int, block_px: int) -> Iterator[_Traced]:
+    """Sweeps over the map for one class; gives regions row of blocks by row of blocks."""
+    size = slide_map.frame.size
+    label, probability = slide_map.label, slide_map.probability
+    front = _Front(size.width + 2)
+    # A ring of pixels that belong to nothing (-1 and the size itself) closes regions at the edge of the map.
+    for top in range(-1, size.height, block_px):
+        front.start_row()
+        for left in range(-1, size.width, block_px):
+            bottom, right = min(top + block_px, size.height), min(left + block_px, size.width)
+            mask = _window(label, Box.from_corners(left, top, right + 1, bottom + 1)) == number
+            if not mask.any():
+                front.skip(left + 1, mask.shape[1])
+                continue
+            components = np.zeros(mask.shape, np.int32)
+            count = int(ndimage.label(mask, output=components))
+            # The last row and column belong to the next block, which counts them.
+            owned = components[:-1, :-1]
+            values = _probability(probability, number, Box.from_corners(left, top, right, bottom))
+            num_pixels = np.bincount(owned.ravel(), minlength=count + 1)[1:]
+            sums: Points = np.bincount(owned.ravel(), weights=values.ravel(), minlength=count + 1)[1:].astype(
+                np.float64
+            )
+            polygons, owners = _contours(mask, components)
+            order = np.argsort(owners)
+            assert np.array_equal(owners[order], np.arange(1, count + 1)), "a component is not one polygon"
+            pieces = _shifted(polygons[order], left + 0.5, top + 0.5)
+            front.add(_Traced(pieces, num_pixels, sums), components, left + 1)
+        yield front.close_row(is_last=top + block_px >= size.height)
+
+
+def _window(label: Any, box: Box) -> Labels:
+    """A box of the label map; beyond the map, a label that no class has."""
+    window = np.full(box.size.shape, 255, np.uint8)
+    inside = box.intersection(Box(0, 0, label.shape[1], label.shape[0]))
+    if not inside.is_empty:
+        window[inside.shifted(-box.x, -box.y).slices()] = label[inside.slices()]
+    return window
+
+
+def _probability(probability: Any, number: int, box: Box) -> Points:
+    """A box of one class's probabilities; 0 where there is none."""
+    window = np.zeros(box.size.shape, np.float64)
+    inside = box.intersection(Box(0, 0, probability.shape[2], probability.shape[1]))
+    if not inside.is_empty:
+        window[inside.shifted(-box.x, -box.y).slices()] = probability[(number, *inside.slices())]
+        window[np.isnan(window)] = 0
+    return window
+
+
+def _contours(mask: Mask, components: npt.NDArray[np.int32]) -> tuple[Polygons, Numbers]:
+    """The polygons of a mask, coordinates at pixel centres, and for each the component it goes around."""
+    generator = contour_generator(
+        z=mask.astype(np.float64), name="serial", fill_type=FillType.ChunkCombinedOffsetOffset
+    )
+    points, ring_offsets, polygon_offsets = (chunks[0] for chunks in generator.filled(0.5, 2.0))
+    # Each vertex lies on a pixel of the component or half-way between one and a pixel outside the mask.
+    first = points[ring_offsets[polygon_offsets[:-1]]]
+    low, high = np.floor(first).astype(int), np.ceil(first).astype(int)
+    owners = np.maximum(components[low[:, 1], low[:, 0]], components[high[:, 1], high[:, 0]])
+    ring_numbers = np.repeat(np.arange(len(ring_offsets) - 1), np.diff(ring_offsets))
+    # contourpy closes rings; the repeated first vertex would look collinear.
+    is_closing = np.zeros(len(points), bool)
+    is_closing[ring_offsets[1:] - 1] = True
+    rings = _rings(points[~is_closing], ring_numbers[~is_closing])
+    # Offsets of polygons count rings.
+    polygon_numbers = np.repeat(np.arange(len(polygon_offsets) - 1), np.diff(polygon_offsets))
+    polygons: Polygons = np.asarray(shapely.polygons(rings, indices=polygon_numbers))
+    return polygons, owners.astype(np.int64)
+
+
+def _rings(points: Points, numbers: Numbers) -> Polygons:
+    """Rings of their corners alone.
+
+    Args:
+        points: (N, 2) vertices of all rings, one ring after the other, none of them closed.
+        numbers: (N,) the ring of each vertex, from 0.
+    """
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    ends = np.append(starts[1:], len(numbers)) - 1
+    before, after = np.arange(len(points)) - 1, np.arange(len(points)) + 1
+    before[starts], after[ends] = ends, starts
+    arriving, leaving = points - points[before], points[after] - points
+    is_corner = arriving[:, 0] * leaving[:, 1] != arriving[:, 1] * leaving[:, 0]
+    rings: Polygons = shapely.linearrings(points[is_corner], indices=numbers[is_corner])
+    return rings
+
+
+def _corners_only(polygons: Polygons) -> Polygons:
+    """Polygons without the vertices that joining left on straight lines."""
+    rings, owners = shapely.get_rings(polygons, return_index=True)
+    points, numbers = shapely.get_coordinates(rings, return_index=True)
+    is_closing = np.append(np.diff(numbers) > 0, True)
+    return np.asarray(shapely.polygons(_rings(points[~is_closing], numbers[~is_closing]), indices=owners))
+
+
+def _shifted(polygons: Polygons, by_x: float, by_y: float) -> Polygons:
+    moved: Polygons = shapely.transform(polygons, lambda points: points + np.array((by_x, by_y)))
+    return moved
+
+
+@dataclass
+class _Piece:
+    """What one block knows of a region."""
+
+    polygon: shapely.Polygon
+    num_pixels: int
+    probability: float
+
+
+@dataclass
+class _Front:
+    """The pieces of regions that a sweep has not finished, and which of them belong together.
+
+    Args:
+        width: Of the map with its ring.
+    """
+
+    width: int
+    _pieces: dict[int, _Piece] = field(default_factory=dict)
+    _parents: dict[int, int] = field(default_factory=dict)
+    _above: Numbers = field(init=False)
+    _below: Numbers = field(init=False)
+    _beside: Numbers | None = None
+    _next: int = 1
+
+    def __post_init__(self) -> None:
+        self._above = np.zeros(self.width, np.int64)
+        self._below = np.zeros(self.width, np.int64)
+
+    def start_row(self) -> None:
+        """Begins a row of blocks: what was below is now above."""
+        self._above, self._below, self._beside = self._below, np.zeros(self.width, np.int64), None
+
+    def skip(self, column: int, width: int) -> None:
+        """Passes a block without any piece."""
+        self._beside = None
+
+    def add(self, traced: _Traced, components: npt.NDArray[np.int32], column: int) -> None:
+        """Takes the pieces of a block and joins them with those of its neighbours.
+
+        Args:
+            traced: One piece for each component, in their order.
+            components: (h, w) the block's components from 1; its first row and column are the last of its neighbours.
+            column: Where it starts in the map with its ring.
+        """
+        keys = np.append(0, np.arange(self._next, self._next + len(traced.polygons)))
+        self._next += len(traced.polygons)
+        for key, *piece in zip(keys[1:].tolist(), traced.polygons, traced.num_pixels, traced.probability, strict=True):
+            self._pieces[key] = _Piece(piece[0], int(piece[1]), float(piece[2]))
+            self._parents[key] = key
+        edges = slice(column, column + components.shape[1])
+        self._join(self._above[edges], keys[components[0]])
+        if self._beside is not None:
+            self._join(self._beside, keys[components[:, 0]])
+        self._below[edges] = keys[components[-1]]
+        self._beside = keys[components[:, -1]]
+
+    def close_row(self, *, is_last: bool) -> _Traced:
+        """Gives out the regions that no later block can add to."""
+        is_open = set() if is_last else {self._root(key) for key in np.unique(self._below).tolist() if key}
+        finished: dict[int, list[_Piece]] = {}
+        for key in list(self._pieces):
+            root = self._root(key)
+            if root not in is_open:
+                finished.setdefault(root, []).append(self._pieces.pop(key))
+        for key in [key for key in self._parents if self._root(key) not in is_open]:
+            del self._parents[key]
+        return _joined(finished.values())
+
+    def _join(self, some: Numbers, others: Numbers) -> None:
+        both = (some > 0) & (others > 0)
+        for one, other in np.unique(np.stack([some[both], others[both]], axis=1), axis=0).tolist():
+            first, second = sorted((self._root(one), self._root(other)))
+            self._parents[second] = first
+
+    def _root(self, key: int) -> int:
+        while self._parents[key] != key:
+            self._parents[key] = self._parents[self._parents[key]]
+            key = self._parents[key]
+        return key
+
+
+def _joined(regions: Iterable[list[_Piece]]) -> _Traced:
+    """One polygon for the pieces of each region."""
+    polygons, num_pixels, probability = [], [], []
+    for pieces in regions:
+        if len(pieces) == 1:
+            polygons.append(pieces[0].polygon)
+        else:
+            # Pieces share whole edges, vertex by vertex, and nothing else: a coverage.
+            joined = shapely.coverage_union_all([piece.polygon for piece in pieces])
+            polygons.append(_corners_only(shapely.get_parts(joined))[0])
+        num_pixels.append(sum(piece.num_pixels for piece in pieces))
+        probability.append(math.fsum(piece.probability for piece in pieces))
+    return _Traced(np.array(polygons, object), np.array(num_pixels, np.int64), np.array(probability, np.float64))
+
+
+def _finished(traced: _Traced, name: str, slide_map: SlideMap, settings: RegionSettings) -> Iterator[Region]:
+    """Regions on level 0, as the settings want them."""
+    mpp = slide_map.slide.mpp
+    um2 = mpp.x * mpp.y
+    means = traced.probability / traced.num_pixels
+    polygons, sources = _inside(_on_level0(traced.polygons, slide_map.frame), slide_map.slide.bounds)
+    if settings.fill_holes_um2:
+        polygons = np.array([_without_holes(polygon, settings.fill_holes_um2 / um2) for polygon in polygons], object)
+    is_kept = shapely.area(polygons) * um2 >= settings.min_area_um2
+    polygons, sources = polygons[is_kept], sources[is_kept]
+    if settings.simplify_um:
+        polygons = shapely.simplify(polygons, settings.simplify_um / max(mpp.x, mpp.y), preserve_topology=True)
+    areas_mm2 = shapely.area(polygons) * um2 / 1e6
+    for polygon, area_mm2, mean in zip(polygons, areas_mm2.tolist(), means[sources].tolist(), strict=True):
+        yield Region(polygon, name, area_mm2, mean)
+
+
+def _on_level0(polygons: Polygons, frame: Frame) -> Polygons:
+    a, _, _, e, x, y = frame.affine()
+    moved: Polygons = shapely.transform(polygons, lambda points: points * (a, e) + np.array((x, y)))
+    return moved
+
+
+def _inside(polygons: Polygons, bounds: Box) -> tuple[Polygons, Numbers]:
+    """The parts of polygons in the scanned part of the slide, and of which polygon each is a part.
+
+    A map's last row and column may reach beyond it.
+    """
+    sources = np.arange(len(polygons))
+    allowed = bounds.grown(_EDGE_PX)
+    left, top, right, bottom = shapely.bounds(polygons).reshape(-1, 4).T
+    reaches_out = (left < allowed.x) | (top < allowed.y) | (right > allowed.right) | (bottom > allowed.bottom)
+    if not reaches_out.any():
+        return polygons, sources
+    scanned = shapely.box(bounds.x, bounds.y, bounds.right, bounds.bottom)
+    pieces = polygons.copy()
+    pieces[reaches_out] = shapely.intersection(polygons[reaches_out], scanned)
+    parts, origins = shapely.get_parts(pieces, return_index=True)
+    # Where a region only touches the edge from outside, a line or a point is left of it.
+    is_area = shapely.area(parts) > 0
+    return parts[is_area], sources[origins[is_area]]
+
+
+def _without_holes(polygon: shapely.Polygon, smaller_than: float) -> shapely.Polygon:
+    """The polygon without its small holes; areas in level-0 pixels."""
+    if not polygon.interiors or not smaller_than:
+        return polygon
+    kept = [hole for hole in polygon.interiors if shapely.Polygon(hole).area >= smaller_than]
+    return shapely.Polygon(polygon.exterior, kept)
