@@ -9,10 +9,30 @@ from typing import Any
 
 from counterstain import __version__, log
 
-_LIBRARIES = (
-    "torch lightning torchmetrics numpy scipy scikit-learn pandas pillow openslide-python openslide-bin tifffile "
-    "imagecodecs simplejpeg zarr h5py safetensors shapely contourpy cyclopts pydantic rich matplotlib"
-).split()
+_LIBRARIES = [
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+    "pillow",
+    "openslide-python",
+    "openslide-bin",
+    "tifffile",
+    "imagecodecs",
+    "simplejpeg",
+    "zarr",
+    "h5py",
+    "safetensors",
+    "shapely",
+    "contourpy",
+    "cyclopts",
+    "pydantic",
+    "rich",
+    "matplotlib",
+]
 _EXTRAS = {"wsidicom": "dicom", "timm": "timm"}
 _LEAST_MEMORY_GIB = 4
 
@@ -41,7 +61,9 @@ def _findings() -> dict[str, Any]:
     ]
     memory = psutil.virtual_memory()
     if memory.available < _LEAST_MEMORY_GIB << 30:
-        problems.append(f"Only {memory.available / 2**30:.1f} GiB of memory are free; training wants {_LEAST_MEMORY_GIB}.")
+        problems.append(
+            f"Only {memory.available / 2**30:.1f} GiB of memory are free; training wants {_LEAST_MEMORY_GIB}."
+        )
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {
         "counterstain": __version__,
@@ -82,7 +104,10 @@ def _show(found: dict[str, Any]) -> None:
         ["slide readers", ", ".join(found["readers"])],
         ["libraries", ", ".join(f"{name} {version}" for name, version in found["libraries"].items())],
         *(
-            [f"extra '{_EXTRAS[name]}'", f"{name} {version}" if version else f"not installed: counterstain[{_EXTRAS[name]}]"]
+            [
+                f"extra '{_EXTRAS[name]}'",
+                f"{name} {version}" if version else f"not installed: counterstain[{_EXTRAS[name]}]",
+            ]
             for name, version in found["extras"].items()
         ),
     ]

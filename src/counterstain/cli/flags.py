@@ -29,7 +29,9 @@ def optional_twin(cls: type[Any]) -> type[Any]:
         hint, text = hints[field.name], texts.get(field.name, "")
         help_text = f"{text} [default: {_shown(_default(field))}]"
         if typing.get_origin(hint) is dict:
-            parameter = Parameter(help=f"{help_text} As JSON.", show_default=False, converter=_json_table, accepts_keys=False)
+            parameter = Parameter(
+                help=f"{help_text} As JSON.", show_default=False, converter=_json_table, accepts_keys=False
+            )
             hint = str
             fields.append((field.name, Annotated[Any, parameter], None))
             continue
@@ -46,7 +48,9 @@ def given(flags: Any) -> Tree:
     """The fields of a twin that were given on the command line."""
     if flags is None:
         return {}
-    return {field.name: value for field in dataclasses.fields(flags) if (value := getattr(flags, field.name)) is not None}
+    return {
+        field.name: value for field in dataclasses.fields(flags) if (value := getattr(flags, field.name)) is not None
+    }
 
 
 def merged(*trees: Tree) -> Tree:
@@ -62,14 +66,16 @@ def _json_table(_: Any, tokens: Any) -> Tree:
     try:
         table = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{text!r} was given where a JSON table was expected, like '{{\"output_stride\": 16}}'.") from error
+        raise InputError(
+            f"{text!r} was given where a JSON table was expected, like '{{\"output_stride\": 16}}'."
+        ) from error
     if not isinstance(table, dict):
         raise InputError(f"{text!r} was given where a JSON table was expected, like '{{\"output_stride\": 16}}'.")
     return table
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:
-    return field.default_factory() if field.default is dataclasses.MISSING else field.default  # type: ignore[misc]
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _shown(value: Any) -> str:
@@ -90,5 +96,3 @@ def _field_texts(cls: type[Any]) -> dict[str, str]:
         return {}
     entries = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", section.group(1), re.DOTALL | re.MULTILINE)
     return {name: " ".join(words.split()) for name, words in entries}
-
-

@@ -29,5 +29,7 @@ def slides_of(given: Sequence[Path]) -> list[CohortSlide]:
             log.say(cohort.report())
     twice = [slide_id for slide_id, count in Counter(slide.slide_id for slide in found).items() if count > 1]
     if twice:
-        raise InputError(f"Slides of one name were given: {', '.join(sorted(twice))}. Give their common folder instead.")
+        raise InputError(
+            f"Slides of one name were given: {', '.join(sorted(twice))}. Give their common folder instead."
+        )
     return found

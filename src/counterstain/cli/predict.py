@@ -140,9 +140,7 @@ def open_with_resolution(path: Path, mpp: float | None, assume_mpp: float | None
 
 def _show(done: Mapping[str, dict[str, Any]], failed: list[dict[str, Any]], job: SlideJob) -> None:
     names = job.method.classes.names
-    rows = [
-        [slide_id, *(f"{answer['areas_mm2'][name]:.3f}" for name in names)] for slide_id, answer in done.items()
-    ]
+    rows = [[slide_id, *(f"{answer['areas_mm2'][name]:.3f}" for name in names)] for slide_id, answer in done.items()]
     if rows:
         log.emit_table("Areas, mm²", ["slide", *names], rows)
         for slide_id in done:

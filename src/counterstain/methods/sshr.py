@@ -169,6 +169,7 @@ class SSHR(DenseMethod):
             WeakPatches(records), batch_size=settings.batch_size, seed=settings.seed, num_workers=settings.num_workers
         )
         module = training_module(self.network, self.config, settings, steps=settings.epochs * len(loader))
+        self.network.train()
         fit(module, loader, run, settings)
         if self.config.presence_thresholds == "val":
             self.thresholds = self.thresholds_on(data)

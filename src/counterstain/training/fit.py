@@ -156,6 +156,8 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*but have no .val_dataloader.*")
+        # frozen norms stay in evaluation mode on purpose
+        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
         warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         for name in names:
@@ -199,10 +201,11 @@ def _callbacks(run: Path, settings: TrainSettings, counter: log.Counter) -> "lis
             counter.advance(note=f"epoch {trainer.current_epoch + 1}/{settings.epochs}, loss {loss:.3f}")
 
         def on_train_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-            _save_checkpoint(trainer, run / "checkpoints" / "last.ckpt")
+            # The checkpoint comes last: killed in between, the epoch is trained again and its losses replaced.
             if trainer.is_global_zero:
                 _append_losses(run / "losses.csv", self._losses)
                 _add_minutes(run / "training.json", trainer, (time.monotonic() - self._epoch_start) / 60)
+            _save_checkpoint(trainer, run / "checkpoints" / "last.ckpt")
             self._losses = []
 
     callbacks: list[Callback] = [Keeper()]

@@ -1,0 +1,217 @@
+"""`evaluate`: a model and a split with pixel truth in, scores with baselines and intervals out.
+
+Every image is mapped as a slide is, by blended windows; one confusion matrix for each image is kept, summed for the scores
+and resampled by patient for the intervals. What one class everywhere would score stands beside every result.
+
+Does not know: how maps are made, which split is opened how often.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from counterstain import log
+from counterstain.data import PatchDataset, PatchRecord, read_image
+from counterstain.errors import InputError
+from counterstain.infer import DenseModel, PredictSettings, predict_image
+from counterstain.metrics import (
+    Baseline,
+    BootstrapSettings,
+    BoundaryScores,
+    BoundarySettings,
+    Interval,
+    PresenceScores,
+    Protocol,
+    SegmentationScores,
+    bootstrap,
+    bootstrap_difference,
+    boundary_counts,
+    classes_in,
+    confusion,
+    majority_baseline,
+    majority_class,
+    mean_boundary_iou,
+    mean_iou,
+    one_class,
+    presence_scores,
+)
+from counterstain.results import UNCOVERED
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """How a model is scored.
+
+    Args:
+        protocol: Which pixels count; see docs/metrics.md.
+        min_share: Share of an image that a class must cover to count as present, for presence scores.
+        boundary: How wide the band of the boundary IoU is.
+        bootstrap: How intervals are made.
+    """
+
+    protocol: Protocol = "exclude_background"
+    min_share: float = 0.0
+    boundary: BoundarySettings = field(default_factory=BoundarySettings)
+    bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a model on a split.
+
+    Args:
+        split: Which.
+        class_names: In order.
+        scores: Overlap over all images.
+        boundary: Likewise, along contours.
+        presence: Of the classes shown in each image's map against those in its truth.
+        mean_iou: With its interval over patients; None with fewer than two patients.
+        mean_boundary_iou: Likewise.
+        baseline: One class everywhere.
+        gain: The mean IoU over the baseline's, paired by patient; None with fewer than two patients.
+        confusions_NKK: (images, classes + 1, classes + 1), for comparisons with another model.
+        patients: Of each image.
+    """
+
+    split: str
+    class_names: tuple[str, ...]
+    scores: SegmentationScores
+    boundary: BoundaryScores
+    presence: PresenceScores
+    mean_iou: Interval | None
+    mean_boundary_iou: Interval | None
+    baseline: Baseline
+    gain: Interval | None
+    confusions_NKK: Counts
+    patients: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the matrices are summed."""
+        names = self.class_names
+        intervals = {"mean_iou": self.mean_iou, "mean_boundary_iou": self.mean_boundary_iou, "gain": self.gain}
+        return {
+            "split": self.split,
+            "num_images": len(self.patients),
+            "num_patients": len(set(self.patients)),
+            "scores": self.scores.to_json(names),
+            "boundary_iou": {
+                "mean": _plain(self.boundary.mean_iou),
+                **{name: _plain(value) for name, value in zip(names, self.boundary.iou, strict=True)},
+            },
+            "presence": self.presence.to_json(names),
+            "intervals": {name: interval.to_json() if interval else None for name, interval in intervals.items()},
+            "baseline": self.baseline.to_json(names),
+            "confusion": self.confusions_NKK.sum(0).tolist(),
+        }
+
+
+def evaluate(
+    model: DenseModel,
+    data: PatchDataset,
+    split: str,
+    predict: PredictSettings | None = None,
+    settings: EvaluateSettings | None = None,
+) -> Evaluation:
+    """Scores a model on the images of a split.
+
+    Args:
+        model: Whose maps; its classes must be the dataset's.
+        data: Whose masks.
+        split: "val" or "test".
+        predict: How images are tiled and mapped.
+        settings: How they are scored.
+
+    Raises:
+        InputError: When the split has no images or one has no mask, or the classes differ.
+    """
+    settings = settings or EvaluateSettings()
+    if model.classes.names != data.classes.names:
+        raise InputError(
+            f"The model knows {', '.join(model.classes.names)}; the dataset has {', '.join(data.classes.names)}. Score it "
+            "on a dataset of its own classes."
+        )
+    records = data.split(split)
+    counted = _count(model, data, records, predict or PredictSettings(), settings)
+    total = counted.confusions_NKK.sum(0)
+    index, chosen_on = _majority(data, total)
+    patients = tuple(record.patient for record in records)
+    constant = one_class(counted.confusions_NKK, index)
+    has_intervals = len(set(patients)) > 1
+
+    def statistic(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return mean_iou(counts, settings.protocol)
+
+    return Evaluation(
+        split=split,
+        class_names=data.classes.names,
+        scores=SegmentationScores.of(total, settings.protocol),
+        boundary=BoundaryScores.of(counted.bands_NK2.sum(0)),
+        presence=presence_scores(counted.shown_NC, counted.there_NC),
+        mean_iou=bootstrap(counted.confusions_NKK, patients, statistic, settings.bootstrap) if has_intervals else None,
+        mean_boundary_iou=(
+            bootstrap(counted.bands_NK2, patients, mean_boundary_iou, settings.bootstrap) if has_intervals else None
+        ),
+        baseline=majority_baseline(total, index, chosen_on, settings.protocol),
+        gain=(
+            bootstrap_difference(counted.confusions_NKK, constant, patients, statistic, settings.bootstrap)
+            if has_intervals
+            else None
+        ),
+        confusions_NKK=counted.confusions_NKK,
+        patients=patients,
+    )
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What was counted on each image."""
+
+    confusions_NKK: Counts
+    bands_NK2: Counts
+    shown_NC: Counts
+    there_NC: Counts
+
+
+def _count(
+    model: DenseModel,
+    data: PatchDataset,
+    records: Sequence[PatchRecord],
+    predict: PredictSettings,
+    settings: EvaluateSettings,
+) -> _Counted:
+    num = len(data.classes)
+    confusions, bands, shown, there = [], [], [], []
+    with log.progress("Scoring", len(records), "images") as counter:
+        for record in records:
+            truth_HW = data.read_mask(record)
+            label_HW = predict_image(read_image(record.image), model, predict).labels()
+            # A mask holds the dataset's ignore index, or UNCOVERED where a file of its own excludes pixels.
+            ignore = UNCOVERED if data.ignore_index is None else data.ignore_index
+            confusions.append(confusion(label_HW, truth_HW, num, ignore))
+            bands.append(boundary_counts(label_HW, truth_HW, num, ignore, settings.boundary))
+            shown.append(classes_in(label_HW, num, settings.min_share))
+            there.append(classes_in(truth_HW, num, settings.min_share))
+            counter.advance()
+    return _Counted(np.array(confusions), np.array(bands), np.array(shown), np.array(there))
+
+
+def _majority(data: PatchDataset, total: Counts) -> tuple[int, str]:
+    """The class to name everywhere: the one most training labels name; where they tie, the best of the tied."""
+    labels = [record.label for record in data.train if record.label is not None]
+    if not labels:
+        return int(total[:-1].sum(1).argmax()), "the scored masks themselves: there are no training labels"
+    named = np.array(labels).sum(0)
+    tied = np.flatnonzero(named == named.max())
+    if len(tied) == 1:
+        return majority_class(np.array(labels)), "training labels"
+    scores = [float(mean_iou(one_class(total, int(index)))) for index in tied]
+    return int(tied[int(np.argmax(scores))]), "training labels; of tied classes the one that scores best here"
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,227 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from counterstain.data import PatchDataset, read_image
+from counterstain.errors import InputError, MissingFileError, StaleResultError, UnknownNameError
+from counterstain.files import read_json
+from counterstain.methods import METHODS, SSHR, SSHRConfig, find_method, load_dense_method, load_method, model_digest
+from counterstain.methods.base import InputSpec
+from counterstain.methods.sshr import halo_px, parameter_groups, poly
+from counterstain.results import Classes
+from counterstain.training import TrainSettings
+from counterstain.training.fit import read_losses
+
+CONFIG = SSHRConfig(
+    backbone="tiny",
+    kernels=(3, 3, 3),
+    optimizer="adamw",
+    learning_rate=3e-3,
+    scratch_factor=1.0,
+    rectifier_factor=3.0,
+    weight_decay=1e-4,
+    turn=True,
+    fusion=(0.4, 0.2, 0.2, 0.2),
+    normalisation="softmax",
+)
+TRAINING = TrainSettings(epochs=2, batch_size=8, seed=1)
+CLASSES = Classes(("dots", "stripes"), ((1, 2, 3), (4, 5, 6)))
+
+
+def created(data: PatchDataset, config: SSHRConfig = CONFIG, seed: int = 1) -> SSHR:
+    return SSHR.create(config, data, tile_px=32, seed=seed)
+
+
+def test_it_overfits_a_few_patches(textures: PatchDataset, tmp_path: Path) -> None:
+    method = created(textures)
+    method.fit(textures, tmp_path, replace(TRAINING, epochs=20))
+    hits = total = 0
+    for record in textures.val:
+        images = torch.from_numpy(read_image(record.image)).permute(2, 0, 1)[None].float() / 255
+        label = method.predict_maps(images).argmax(1)[0].numpy()
+        truth = textures.read_mask(record)
+        hits, total = hits + int((label == truth).sum()), total + truth.size
+    assert hits / total > 0.85
+    assert read_losses(tmp_path / "losses.csv")[-1][1] < 0.35
+    scales = [value.detach() for name, value in method.network.named_parameters() if name.endswith("_scale")]
+    assert len(scales) == 6
+    assert all(abs(float(value)) > 1e-4 for value in scales), "both branches take part in learning"
+
+
+def test_a_finished_run_gives_the_same_maps_from_disk(textures: PatchDataset, tmp_path: Path) -> None:
+    method = created(textures)
+    method.fit(textures, tmp_path, TRAINING)
+    loaded = load_dense_method(tmp_path)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(loaded.predict_maps(images), method.predict_maps(images))
+    assert loaded.classes == textures.classes
+    assert loaded.input == method.input
+    description = read_json(tmp_path / "model.json")
+    assert description["provenance"]["data"]["splits"]["train"]["patches"] == 24
+    assert len(description["thresholds"]) == 2
+    assert (tmp_path / "config.toml").exists()
+
+
+def test_fitting_a_finished_run_again_takes_it_as_it_is(textures: PatchDataset, tmp_path: Path) -> None:
+    first = created(textures)
+    first.fit(textures, tmp_path, TRAINING)
+    digest = model_digest(tmp_path)
+    again = created(textures)
+    again.fit(textures, tmp_path, TRAINING)
+    assert model_digest(tmp_path) == digest
+    assert all(torch.equal(a, b) for a, b in zip(first.network.parameters(), again.network.parameters(), strict=True))
+
+
+def test_a_run_of_other_settings_is_not_gone_on_with(textures: PatchDataset, tmp_path: Path) -> None:
+    created(textures).fit(textures, tmp_path, TRAINING)
+    with pytest.raises(StaleResultError, match="other settings"):
+        created(textures).fit(textures, tmp_path, replace(TRAINING, epochs=3))
+    created(textures).fit(textures, tmp_path, replace(TRAINING, num_workers=0))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL to send")
+def test_a_killed_training_ends_like_an_uninterrupted_one(textures: PatchDataset, tmp_path: Path) -> None:
+    settings = replace(TRAINING, epochs=10)
+    script = tmp_path / "train.py"
+    folder = textures.train[0].image.parents[1]
+    script.write_text(
+        "from dataclasses import replace\n"
+        "from pathlib import Path\n"
+        "from counterstain.data import open_patches\n"
+        "from counterstain.methods import SSHR, SSHRConfig\n"
+        "from counterstain.training import TrainSettings\n"
+        f"data = open_patches(Path({str(folder)!r}), 'table')\n"
+        f"config, settings = {CONFIG!r}, {settings!r}\n"
+        f"SSHR.create(config, data, tile_px=32, seed=1).fit(data, Path({str(tmp_path / 'killed')!r}), settings)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    while not checkpoint.exists():
+        assert process.poll() is None, "the training ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "model.json").exists()
+    with pytest.raises(MissingFileError, match="has not finished"):
+        load_method(tmp_path / "killed")
+    done = int(torch.load(checkpoint, weights_only=True)["epoch"]) + 1
+    assert 1 <= done < 10
+
+    created(textures).fit(textures, tmp_path / "killed", settings)
+    created(textures).fit(textures, tmp_path / "whole", settings)
+    assert read_losses(tmp_path / "killed" / "losses.csv") == read_losses(tmp_path / "whole" / "losses.csv")
+    ended, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("killed", "whole"))
+    assert all(torch.equal(ended[name], whole[name]) for name in whole)
+    thresholds = [read_json(tmp_path / name / "model.json")["thresholds"] for name in ("killed", "whole")]
+    assert thresholds[0] == thresholds[1]
+
+
+def test_no_mask_of_the_training_split_is_ever_read(textures: PatchDataset, tmp_path: Path) -> None:
+    traps = tuple(replace(record, mask=tmp_path / "no_such_mask.png") for record in textures.train)
+    created(textures).fit(replace(textures, train=traps), tmp_path / "run", TRAINING)
+    assert (tmp_path / "run" / "model.json").exists()
+
+
+def test_the_test_split_is_not_looked_at_in_training(textures: PatchDataset, tmp_path: Path) -> None:
+    missing = replace(textures.val[0], mask=tmp_path / "no_such_mask.png")
+    created(textures).fit(replace(textures, test=(missing,)), tmp_path / "run", TRAINING)
+    assert (tmp_path / "run" / "model.json").exists()
+
+
+def test_one_seed_draws_the_same_heads_with_and_without_rectification(textures: PatchDataset) -> None:
+    full = created(textures).network.state_dict()
+    plain = created(textures, replace(CONFIG, semantic=False, context=False)).network.state_dict()
+    assert all(torch.equal(full[name], plain[name]) for name in plain)
+    assert set(full) - set(plain)
+
+
+def test_at_first_rectification_changes_nothing(textures: PatchDataset) -> None:
+    images = torch.rand(2, 3, 32, 32)
+    full = created(textures)
+    plain = created(textures, replace(CONFIG, semantic=False, context=False))
+    assert torch.equal(full.predict_maps(images), plain.predict_maps(images))
+
+
+def test_images_can_be_enlarged_for_the_network_and_maps_keep_their_size(textures: PatchDataset) -> None:
+    method = created(textures, replace(CONFIG, scale=1.5))
+    assert method.predict_maps(torch.rand(1, 3, 32, 40)).shape == (1, 2, 32, 40)
+
+
+def test_the_optimiser_groups_are_the_published_ones() -> None:
+    config = SSHRConfig(backbone="wide_resnet38")
+    with torch.device("meta"):
+        network = SSHR(config, Classes(tuple("abcd"), ((0, 0, 0),) * 4), InputSpec(224, 56, None)).network
+    groups = parameter_groups(network, config)
+    assert [group["lr"] for group in groups] == pytest.approx([0.01, 0.02, 0.1, 0.2, 0.1])
+    assert [group["weight_decay"] for group in groups] == [5e-4, 0.0, 5e-4, 0.0, 5e-4]
+    counts = [len(group["params"]) for group in groups]
+    # 82 backbone weights with the frozen ones; 19 new weights, 6 of them the branches' scales; 3 new biases
+    assert (counts[2] + counts[4], counts[3], counts[4]) == (19, 3, 6)
+    assert sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad) == 111_837_970
+
+
+def test_the_schedule_falls_to_zero_as_a_power() -> None:
+    assert poly(0, 100, 0.9) == 1.0
+    assert poly(50, 100, 0.9) == pytest.approx(0.5**0.9)
+    assert poly(100, 100, 0.9) == 0.0
+
+
+def test_the_paper_s_halo_is_half_the_context_kernel_at_stride_8() -> None:
+    paper = SSHR.presets["paper"]
+    assert halo_px(paper, 224) == 56
+    assert halo_px(paper, 128) == 32, "half of the tile at least is kept"
+    assert halo_px(replace(paper, context=False, semantic=False), 224) < 56
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale": 0.0}, "'scale'"),
+        ({"fusion": (0, 0, 0, 0)}, "'fusion'"),
+        ({"learning_rate": -1.0}, "'learning_rate'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SSHRConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_thresholds_fit_the_classes() -> None:
+    spec = InputSpec(32, 4, None)
+    assert SSHR(replace(CONFIG, presence_thresholds=0.2), CLASSES, spec).thresholds == (0.2, 0.2)
+    assert SSHR(replace(CONFIG, presence_thresholds=(0.2, 0.8)), CLASSES, spec).thresholds == (0.2, 0.8)
+    with pytest.raises(InputError, match="presence_thresholds"):
+        SSHR(replace(CONFIG, presence_thresholds=(0.2, 0.8, 0.5)), CLASSES, spec)
+    with pytest.raises(InputError, match="presence_thresholds"):
+        SSHR(replace(CONFIG, presence_thresholds=2.0), CLASSES, spec)
+
+
+def test_unknown_methods_and_runs_are_named(tmp_path: Path) -> None:
+    assert list(METHODS) == ["sshr"]
+    with pytest.raises(UnknownNameError, match="Did you mean 'sshr'"):
+        find_method("shhr")
+    with pytest.raises(MissingFileError, match="no run"):
+        load_method(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps({"format": "other"}))
+    with pytest.raises(InputError, match="no model description"):
+        load_method(tmp_path)
+
+
+def test_missing_weights_are_named_before_training(textures: PatchDataset, tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="weight"):
+        created(textures, replace(CONFIG, weights=tmp_path / "none.npz"))
+
+
+def test_maps_are_probabilities(textures: PatchDataset) -> None:
+    maps = created(textures).predict_maps(torch.rand(2, 3, 32, 32)).numpy()
+    assert maps.dtype == np.float32
+    assert np.allclose(maps.sum(1), 1, atol=1e-5)
