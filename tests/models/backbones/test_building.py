@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,14 @@ def test_freezing_ends_training_of_norms_and_leaves_the_rest() -> None:
     assert not norm.training
     assert backbone.get_submodule("layer1.0.bn1").training
     assert not backbone.eval().get_submodule("layer1.0.bn1").training
+
+
+def test_a_copy_keeps_its_own_parts_frozen() -> None:
+    backbone = build_backbone("resnet18", num_frozen=1)
+    copied = deepcopy(backbone)
+    backbone.get_submodule("bn1").train()
+    assert not copied.train().get_submodule("bn1").training
+    assert backbone.get_submodule("bn1").training
 
 
 def test_models_and_losses_load_where_only_torch_is_installed() -> None:

@@ -21,7 +21,7 @@ class TestResNet18(BackboneContract):
 
 
 class TestResNet50(BackboneContract):
-    name, options = "resnet50", {"output_stride": 8, "frozen_norms": True}
+    name, options = "resnet50", {"output_stride": 16, "frozen_norms": True}
 
 
 class TestResNet101(BackboneContract):
