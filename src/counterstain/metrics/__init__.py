@@ -1,7 +1,6 @@
 """Metrics: overlap, boundaries, presence, intervals over patients, and what no model would score."""
 
 from counterstain.metrics.baselines import Baseline, majority_baseline, majority_class, one_class, one_class_scores
-from counterstain.metrics.bootstrap import BootstrapSettings, Interval, bootstrap, bootstrap_difference, per_patient
 from counterstain.metrics.boundary import (
     BoundaryScores,
     BoundarySettings,
@@ -9,6 +8,7 @@ from counterstain.metrics.boundary import (
     boundary_iou,
     mean_boundary_iou,
 )
+from counterstain.metrics.intervals import BootstrapSettings, Interval, bootstrap, bootstrap_difference, per_patient
 from counterstain.metrics.presence import PresenceScores, classes_in, presence_scores
 from counterstain.metrics.segmentation import (
     PROTOCOLS,

@@ -87,12 +87,12 @@ def published_folders(layout: PatchLayout) -> Iterator[Folders]:
     """Every folder name a layout is published under, each at least once."""
     number = max(len(layout.train_folders), len(layout.val_folders), len(layout.test_folders))
     for place in range(number):
-        names = [
+        train, val, test = (
             folders[min(place, len(folders) - 1)]
             for folders in (layout.train_folders, layout.val_folders, layout.test_folders)
-        ]
+        )
         for images in layout.image_folders:
-            yield Folders(*names, train_images=images, truth_images=images)
+            yield Folders(train, val, test, train_images=images, truth_images=images)
 
 
 def write_layout(

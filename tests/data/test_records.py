@@ -1,0 +1,47 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from counterstain.data import PatchDataset, PatchRecord, open_patches
+from counterstain.errors import InputError
+from counterstain.results import Classes
+
+Write = Callable[..., Path]
+
+ROWS = ("image,split,patient,a,b", "x.png,train,P1,1,0", "y.png,train,P1,1,1", "z.png,test,P2,0,1")
+
+
+def test_a_summary_counts_patches_patients_and_labels(table: Write) -> None:
+    summary = open_patches(table(*ROWS)).summary()
+    assert summary["splits"]["train"] == {"patches": 2, "patients": 1, "masks": 0, "present": {"a": 2, "b": 1}}
+    assert summary["splits"]["val"] == {"patches": 0, "patients": 0, "masks": 0, "present": {"a": 0, "b": 0}}
+
+
+def test_a_digest_changes_with_labels_classes_and_files(table: Write) -> None:
+    dataset = open_patches(table(*ROWS))
+    same = open_patches(table(*ROWS))
+    assert dataset.digest() == same.digest()
+    relabelled = open_patches(table(*ROWS[:-1], "z.png,test,P2,1,1"))
+    renamed = replace(dataset, classes=Classes(("a", "c"), dataset.classes.colors))
+    assert len({dataset.digest(), relabelled.digest(), renamed.digest()}) == 3
+    folder = dataset.train[0].image.parent
+    (folder / "x.png").write_bytes((folder / "x.png").read_bytes() + b"more")
+    assert dataset.digest() != same.digest() or dataset.digest() != open_patches(table(*ROWS)).digest()
+
+
+def test_excluded_pixels_get_the_ignore_index_or_255(tmp_path: Path) -> None:
+    mask = np.array([[0, 1], [1, 0]], np.uint8)
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    Image.fromarray(np.array([[0, 1], [0, 0]], np.uint8)).save(tmp_path / "e.png")
+    record = PatchRecord(tmp_path / "i.png", None, "P", tmp_path / "m.png", tmp_path / "e.png")
+    classes = Classes(("a", "b"), ((1, 1, 1), (2, 2, 2)))
+    for ignore_index, expected in ((7, 7), (None, 255)):
+        dataset = PatchDataset("x", classes, ignore_index, None, white_is_background=False)
+        assert dataset.read_mask(record).tolist() == [[0, expected], [1, 0]]
+    Image.fromarray(np.zeros((1, 2), np.uint8)).save(tmp_path / "e.png")
+    with pytest.raises(InputError, match="both must agree"):
+        dataset.read_mask(record)
