@@ -72,6 +72,12 @@ class BackboneContract:
         torch.testing.assert_close(backbone.normalise(mean_BCHW), torch.zeros(1, 3, 4, 4))
         torch.testing.assert_close(backbone.normalise(mean_BCHW + 2 * std_BCHW), torch.full((1, 3, 4, 4), 2.0))
 
+    @torch.no_grad()
+    def test_a_fresh_one_tells_images_apart_at_every_tap(self) -> None:
+        for tap in self.build().train()(images()):
+            assert bool(torch.isfinite(tap).all())
+            assert float((tap[0] - tap[1]).abs().mean()) > 1e-4, "what it sees fades before it can learn"
+
     def test_images_that_are_no_floats_are_refused(self) -> None:
         refusal = ""
         try:

@@ -53,6 +53,7 @@ class _Conv:
     stride: int = 1
     dilation: int = 1
     groups: int = 1
+    is_active: bool = True
 
     def build(self, batch_norm: bool) -> list[nn.Module]:
         """The convolution, and its norm where it is not folded."""
@@ -61,8 +62,8 @@ class _Conv:
         conv = kind(
             self.given, self.out, self.kernel, self.stride, padding, self.dilation, self.groups, bias=not batch_norm
         )
-        # ReLU6 networks train from scratch with He's deviation; loaded weights replace it
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out")
+        # He's deviation by what comes in: by what goes out, a depthwise convolution's would vanish where no norm follows
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu" if self.is_active else "linear")
         if conv.bias is not None:
             nn.init.zeros_(conv.bias)
         return [conv, nn.BatchNorm2d(self.out)] if batch_norm else [conv]
@@ -105,7 +106,7 @@ def _plan(output_stride: int) -> list[_Stage]:
             reached *= stride
             wide = given * expansion
             expand = (_Conv(given, wide),) if expansion > 1 else ()
-            convs = (*expand, _Conv(wide, wide, 3, stride, kept, wide), _Conv(wide, out))
+            convs = (*expand, _Conv(wide, wide, 3, stride, kept, wide), _Conv(wide, out, is_active=False))
             stages.append(_Stage(convs, out, reached))
             given = out
     return [*stages, _Stage((_Conv(given, 1280),), 1280, reached)]
