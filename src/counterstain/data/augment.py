@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from counterstain.errors import InputError
+from counterstain.stain import jitter_hed
 
 _TURNS = 4
 
@@ -25,8 +26,7 @@ class AugmentSettings:
     Args:
         flip: Half of the images are mirrored left to right and half upside down, independently.
         turn: Images are turned by 0, 90, 180 or 270 degrees; they must be square.
-        stain_sigma: Strength of the jitter of haematoxylin, eosin and residual, factor and offset alike; 0 for none.
-            Tellez et al. 2018 call 0.05 light and 0.2 strong.
+        stain_sigma: Strength of the stain jitter, as `jitter_hed` takes it: 0 for none, 0.05 is light, 0.2 strong.
     """
 
     flip: bool = True
@@ -94,9 +94,7 @@ def _moved(images_BCHW: Tensor, moves_B3: Tensor) -> Tensor:
 
 
 def _stained(images_BCHW: Tensor, sigma: float, generator: torch.Generator | None) -> Tensor:
-    from counterstain.stain import jitter_hed
-
     if images_BCHW.dtype != torch.uint8:
-        return jitter_hed(images_BCHW, sigma, sigma, generator)
-    jittered_BCHW = jitter_hed(images_BCHW.float() / 255, sigma, sigma, generator)
+        return jitter_hed(images_BCHW, generator, sigma)
+    jittered_BCHW = jitter_hed(images_BCHW.float() / 255, generator, sigma)
     return (jittered_BCHW * 255).round().clamp(0, 255).to(torch.uint8)

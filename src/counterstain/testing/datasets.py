@@ -156,11 +156,13 @@ def _noise(rng: np.random.Generator) -> Image.Image:
 
 def _refusal(kind: type[CounterstainError], call: Callable[[], object]) -> CounterstainError:
     """The error that a call must raise."""
+    refusal = None
     try:
         call()
     except kind as error:
-        return error
-    raise AssertionError(f"no {kind.__name__} was raised")
+        refusal = error
+    assert refusal is not None, f"no {kind.__name__} was raised"
+    return refusal
 
 
 class PatchLayoutContract:
