@@ -1,0 +1,95 @@
+"""From blended values to what a map stores: tissue and glass left out, labels, probabilities in half precision.
+
+Does not know: slides, tiles, files.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from counterstain.results import UNCOVERED, Classes
+
+_GLASS_GRAY = 200 / 255  # spec of the published white-background masks: gray above 200 of 255 ...
+_GLASS_MIN_PX = 50  # ... in 4-connected pieces of at least 50 image pixels (SSHR spec 3, "White-background mask")
+
+
+def glass(
+    gray_HW: npt.NDArray[np.float32], is_covered: npt.NDArray[np.bool_], map_stride: int
+) -> npt.NDArray[np.bool_]:
+    """Where glass shows through: bright pieces that are not too small.
+
+    Args:
+        gray_HW: Gray value in [0, 1], averaged over squares of `map_stride` image pixels.
+        is_covered: Where there is one.
+        map_stride: Image pixels for one of these, along each axis. A piece is kept from 50 image pixels on; one that
+            touches the rim may go on beyond it, and is kept.
+
+    Returns:
+        (H, W) bool.
+    """
+    bright = (gray_HW > _GLASS_GRAY) & is_covered
+    pieces, num = ndimage.label(bright)
+    if num == 0:
+        return bright
+    areas = np.bincount(pieces.ravel(), minlength=num + 1) * map_stride**2
+    is_kept = areas >= _GLASS_MIN_PX
+    for rim in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
+        is_kept[rim] = True
+    is_kept[0] = False
+    kept: npt.NDArray[np.bool_] = is_kept[pieces]
+    return kept
+
+
+def best_class(probability_CHW: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """(H, W) uint8: the class with the largest value, the first of several.
+
+    Class by class, since numpy's argmax along the first axis walks through memory crosswise.
+    """
+    best = np.zeros(probability_CHW.shape[1:], np.uint8)
+    value = probability_CHW[0].copy()
+    for index in range(1, len(probability_CHW)):
+        best[probability_CHW[index] > value] = index
+        np.maximum(value, probability_CHW[index], out=value)
+    return best
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Turns blended values into stored ones.
+
+    Args:
+        classes: What the channels mean.
+        map_stride: Image pixels for one of the map.
+        with_gray: Whether a gray value follows the classes, by which glass becomes background.
+    """
+
+    classes: Classes
+    map_stride: int
+    with_gray: bool
+
+    def paint(
+        self, mean_CHW: npt.NDArray[np.float32], is_covered: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        """Probabilities, NaN where uncovered, and labels, `UNCOVERED` there.
+
+        Args:
+            mean_CHW: float32 blended values.
+            is_covered: (H, W) bool: where something was predicted and is wanted.
+
+        Returns:
+            (classes, H, W) float32 and (H, W) uint8.
+        """
+        probability = mean_CHW[: len(self.classes)].copy()
+        if self.with_gray:
+            is_glass = glass(mean_CHW[-1], is_covered, self.map_stride)
+            if self.classes.background is None:
+                is_covered = is_covered & ~is_glass
+            else:
+                probability[:, is_glass] = 0
+                probability[self.classes.index(self.classes.background), is_glass] = 1
+        label = best_class(probability)
+        label[~is_covered] = UNCOVERED
+        probability[:, ~is_covered] = np.nan
+        return probability, label

@@ -1,0 +1,225 @@
+"""`predict_slide`: a slide and a model in, the slide's map on disk out.
+
+    tissue -> grid -> strips and bands (plan.py) -> batches of tiles (stream.py) -> maps (runtime.py)
+           -> blended bands (stitch.py) -> labels and probabilities (paint.py) -> map.zarr (store.py)
+
+    out/map.zarr          probability, label; progress in its attributes
+    out/tissue.geojson    what was looked at
+    out/slide.json        what went into it: slide, model, settings, versions
+
+Memory is bounded whatever the slide's area. Killed and called again, it goes on at the first band that was not stored and
+ends with the same map. Results made of other inputs are refused, finished ones returned at once.
+
+Does not know: methods, exports, cohorts.
+"""
+
+import platform
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import counterstain
+from counterstain import log
+from counterstain.errors import NoTissueError
+from counterstain.files import settings_hash, write_json
+from counterstain.geometry import Box, Frame, Size
+from counterstain.infer.dense import DenseModel
+from counterstain.infer.paint import Painter
+from counterstain.infer.plan import Plan, Strip
+from counterstain.infer.runtime import Runner, reader_threads, threads
+from counterstain.infer.settings import PredictSettings, tile_sizes
+from counterstain.infer.stitch import Band, Stitcher, window
+from counterstain.infer.store import MapStore, standing
+from counterstain.infer.stream import Batch, Cutter
+from counterstain.results import SlideMap, SlideRecord
+from counterstain.settings import to_tree
+from counterstain.slides.base import Slide
+from counterstain.tiles import GridSettings, grid
+from counterstain.tissue import Tissue, find_tissue
+
+
+def predict_slide(
+    slide: Slide,
+    model: DenseModel,
+    out: Path,
+    settings: PredictSettings,
+    model_digest: str,
+    tissue: Tissue | None = None,
+) -> SlideMap:
+    """Makes a slide's map, or finishes one that was interrupted, or returns one that is done.
+
+    Args:
+        slide: Of known resolution.
+        model: Whose maps.
+        out: The folder of this slide.
+        settings: Tiles, blending, device.
+        model_digest: A hash of the model's weights and config, by which results of another model are known.
+        tissue: Where to look; None finds it by `settings.tissue`.
+
+    Returns:
+        The finished map.
+
+    Raises:
+        MissingResolutionError: When the slide's resolution is unknown.
+        InputError: When the model's resolution is unknown, or tiles, device or model don't fit.
+        NoTissueError: When there is nothing to look at.
+        StaleResultError: When `out` holds a map of other inputs and `settings.overwrite` is not set.
+        DamagedSlideError: When a tile can't be decoded; what was stored before stays, and is not done again.
+    """
+    path, record = out / "map.zarr", slide.record()
+    target_mpp = settings.target_mpp(model.input)
+    sizes = tile_sizes(model.input, settings, settings.map_stride)
+    inputs_hash = _inputs_hash(
+        record, model_digest, {**settings.that_matter(), "model_mpp": target_mpp, **asdict(sizes)}, tissue
+    )
+    before = standing(path, inputs_hash, overwrite=settings.overwrite)
+    if before.is_complete:
+        log.say(f"{out}: already done")
+        return SlideMap.open(path)
+    runner = Runner(model, settings, settings.map_stride)
+    tissue = tissue if tissue is not None else find_tissue(slide, settings.tissue)
+    tiles = grid(
+        slide.bounds, slide.mpp, target_mpp, GridSettings(sizes.tile_px, sizes.stride_px, sizes.halo_px), tissue
+    )
+    if not tiles.rows:
+        raise NoTissueError(f"No tissue lies on slide '{slide.path}'. Look at its tissue mask, or pass another.")
+    plan = Plan(tiles, settings.map_stride, settings.chunk_px)
+    result = SlideMap(path, plan.frame, model.classes, record, inputs_hash)
+    if before.bands_done is None:
+        tissue.save(out / "tissue.geojson")
+        write_json(out / "slide.json", _description(result, model_digest, settings, runner))
+        store = MapStore.create(result, settings.chunk_px)
+    else:
+        store = MapStore.reopen(path)
+    painter = Painter(model.classes, settings.map_stride, settings.white_background)
+    work = _Work(slide, runner, plan, painter, tissue if settings.clip_to_tissue else None, store)
+    with threads(settings.num_threads):
+        work.finish(before.bands_done or 0, settings)
+    return SlideMap.open(path)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Everything that the making of one map needs."""
+
+    slide: Slide
+    runner: Runner
+    plan: Plan
+    painter: Painter
+    clip: Tissue | None
+    store: MapStore
+
+    def finish(self, bands_done: int, settings: PredictSettings) -> None:
+        """Makes and stores the bands that are not done."""
+        plan, tile_px = self.plan, self.plan.grid.tile_px
+        workers = reader_threads(settings.num_workers)
+        cutter = Cutter(plan.grid.frame, Size(tile_px, tile_px), settings.batch_size, workers)
+        batches = cutter.stream(self.slide, (row for strip, _ in plan.strips(bands_done) for row in strip.rows))
+        total, todo = plan.num_tiles(), plan.num_tiles(bands_done)
+        name = f"Predicting {self.slide.path.name}"
+        with closing(batches), log.progress(name, total, "tiles", done=total - todo) as counter:
+            for strip, top in plan.strips(bands_done):
+                blend = _Blend(self.runner, plan, strip, top, counter)
+                for band in blend.bands(batches, settings.batch_size):
+                    self._store(strip, band)
+        self.store.mark(plan.num_strips * plan.bands_per_strip, is_complete=True)
+
+    def _store(self, strip: Strip, band: Band) -> None:
+        is_wanted = band.is_covered
+        if self.clip is not None and is_wanted.any():
+            area = Box(strip.left, band.top, strip.size.width, len(is_wanted))
+            is_wanted = is_wanted & tissue_under(self.clip, self.plan.frame, area)
+        if not is_wanted.any():
+            return
+        probability, label = self.painter.paint(band.mean_CHW, is_wanted)
+        self.store.write(strip.left, band.top, probability.astype(np.float16), label)
+        self.store.mark(self.plan.number_of(strip, band.top) + 1, is_complete=False)
+
+
+@dataclass(frozen=True)
+class _Blend:
+    """Predicts and blends one strip."""
+
+    runner: Runner
+    plan: Plan
+    strip: Strip
+    top: int
+    counter: log.Counter
+
+    def bands(self, batches: Iterator[Batch], batch_size: int) -> Iterator[Band]:
+        """The strip's bands, made of the next batches."""
+        plan = self.plan
+        stitcher = Stitcher(self.runner.num_channels, self.strip.size, plan.chunk_px, plan.core_px, self.top)
+        for row in self.strip.rows:
+            yield from stitcher.bands_above(plan.core_of(row.y))
+            for batch in islice(batches, -(-len(row.xs) // batch_size)):
+                assert batch.y == row.y, "batches come in the order of the rows"
+                self._add(stitcher, batch)
+        yield from stitcher.rest()
+
+    def _add(self, stitcher: Stitcher, batch: Batch) -> None:
+        plan = self.plan
+        halo_px = plan.core_of(0)
+        kept = slice(halo_px, halo_px + plan.core_px)
+        weights = window(Size(plan.core_px, plan.core_px), plan.overlap_px, plan.overlap_px)
+        for x, maps_CHW in zip(batch.xs, self.runner.run(batch.images_BHWC), strict=True):
+            stitcher.add(maps_CHW[:, kept, kept], weights, plan.core_of(x) - self.strip.left, plan.core_of(batch.y))
+        self.counter.advance(len(batch.xs))
+
+
+def tissue_under(tissue: Tissue, frame: Frame, area: Box) -> npt.NDArray[np.bool_]:
+    """Whether the centre of each pixel of an area lies in tissue.
+
+    Args:
+        tissue: The mask, coarser than the frame as a rule.
+        frame: In whose pixels the area is given.
+        area: Whole pixels.
+
+    Returns:
+        (height, width) bool; False beyond the mask.
+    """
+    centres = frame.to_level0(Box(area.x + 0.5, area.y + 0.5, area.width, area.height))
+    own = tissue.frame
+    columns = (centres.x + np.arange(area.size.width) * frame.downsample_x - own.origin.x) / own.downsample_x
+    rows = (centres.y + np.arange(area.size.height) * frame.downsample_y - own.origin.y) / own.downsample_y
+    x, y = np.floor(columns).astype(np.int64), np.floor(rows).astype(np.int64)
+    height, width = tissue.mask.shape
+    inside_x, inside_y = (x >= 0) & (x < width), (y >= 0) & (y < height)
+    under: npt.NDArray[np.bool_] = tissue.mask[np.ix_(y.clip(0, height - 1), x.clip(0, width - 1))]
+    under &= inside_y[:, None] & inside_x[None, :]
+    return under
+
+
+def _inputs_hash(record: SlideRecord, model_digest: str, tree: dict[str, Any], tissue: Tissue | None) -> str:
+    """Of everything that changes the map. The slide may have moved: its path is left out."""
+    if tissue is not None:
+        tree = {**tree, "tissue": tissue.content_hash()}
+    slide = [record.content_hash, record.size, record.mpp, record.bounds]
+    return settings_hash(slide, model_digest, tree)
+
+
+def _description(result: SlideMap, model_digest: str, settings: PredictSettings, runner: Runner) -> dict[str, Any]:
+    return {
+        "format": "counterstain.slide",
+        "version": 1,
+        "slide": result.slide.to_json(),
+        "inputs_hash": result.inputs_hash,
+        "model_digest": model_digest,
+        "map_frame": asdict(result.frame),
+        "settings": to_tree(settings),
+        "device": str(runner.runtime.device),
+        "precision": runner.runtime.precision,
+        "versions": {
+            "counterstain": counterstain.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }
