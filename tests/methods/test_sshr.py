@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,10 +13,11 @@ from safetensors.torch import load_file
 from counterstain.data import PatchDataset, read_image
 from counterstain.errors import InputError, MissingFileError, StaleResultError, UnknownNameError
 from counterstain.files import read_json
-from counterstain.methods import METHODS, SSHR, SSHRConfig, find_method, load_dense_method, load_method, model_digest
+from counterstain.methods import METHODS, SSHR, SSHRConfig, find_method, load_method, model_digest
 from counterstain.methods.base import InputSpec
 from counterstain.methods.sshr import halo_px, parameter_groups, poly
 from counterstain.results import Classes
+from counterstain.testing.methods import DenseMethodContract
 from counterstain.training import TrainSettings
 from counterstain.training.fit import read_losses
 
@@ -35,6 +35,10 @@ CONFIG = SSHRConfig(
 )
 TRAINING = TrainSettings(epochs=2, batch_size=8, seed=1)
 CLASSES = Classes(("dots", "stripes"), ((1, 2, 3), (4, 5, 6)))
+
+
+class TestContract(DenseMethodContract):
+    name, config = "sshr", CONFIG
 
 
 def created(data: PatchDataset, config: SSHRConfig = CONFIG, seed: int = 1) -> SSHR:
@@ -57,20 +61,6 @@ def test_it_overfits_a_few_patches(textures: PatchDataset, tmp_path: Path) -> No
     assert all(abs(float(value)) > 1e-4 for value in scales), "both branches take part in learning"
 
 
-def test_a_finished_run_gives_the_same_maps_from_disk(textures: PatchDataset, tmp_path: Path) -> None:
-    method = created(textures)
-    method.fit(textures, tmp_path, TRAINING)
-    loaded = load_dense_method(tmp_path)
-    images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(loaded.predict_maps(images), method.predict_maps(images))
-    assert loaded.classes == textures.classes
-    assert loaded.input == method.input
-    description = read_json(tmp_path / "model.json")
-    assert description["provenance"]["data"]["splits"]["train"]["patches"] == 24
-    assert len(description["thresholds"]) == 2
-    assert (tmp_path / "config.toml").exists()
-
-
 def test_fitting_a_finished_run_again_takes_it_as_it_is(textures: PatchDataset, tmp_path: Path) -> None:
     first = created(textures)
     first.fit(textures, tmp_path, TRAINING)
@@ -78,6 +68,10 @@ def test_fitting_a_finished_run_again_takes_it_as_it_is(textures: PatchDataset, 
     again = created(textures)
     again.fit(textures, tmp_path, TRAINING)
     assert model_digest(tmp_path) == digest
+    description = read_json(tmp_path / "model.json")
+    assert description["provenance"]["data"]["splits"]["train"]["patches"] == 24
+    assert len(description["thresholds"]) == 2
+    assert (tmp_path / "config.toml").exists()
     assert all(torch.equal(a, b) for a, b in zip(first.network.parameters(), again.network.parameters(), strict=True))
 
 
@@ -123,18 +117,6 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(textures: PatchDataset
     assert all(torch.equal(ended[name], whole[name]) for name in whole)
     thresholds = [read_json(tmp_path / name / "model.json")["thresholds"] for name in ("killed", "whole")]
     assert thresholds[0] == thresholds[1]
-
-
-def test_no_mask_of_the_training_split_is_ever_read(textures: PatchDataset, tmp_path: Path) -> None:
-    traps = tuple(replace(record, mask=tmp_path / "no_such_mask.png") for record in textures.train)
-    created(textures).fit(replace(textures, train=traps), tmp_path / "run", TRAINING)
-    assert (tmp_path / "run" / "model.json").exists()
-
-
-def test_the_test_split_is_not_looked_at_in_training(textures: PatchDataset, tmp_path: Path) -> None:
-    missing = replace(textures.val[0], mask=tmp_path / "no_such_mask.png")
-    created(textures).fit(replace(textures, test=(missing,)), tmp_path / "run", TRAINING)
-    assert (tmp_path / "run" / "model.json").exists()
 
 
 def test_one_seed_draws_the_same_heads_with_and_without_rectification(textures: PatchDataset) -> None:
@@ -219,9 +201,3 @@ def test_unknown_methods_and_runs_are_named(tmp_path: Path) -> None:
 def test_missing_weights_are_named_before_training(textures: PatchDataset, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="weight"):
         created(textures, replace(CONFIG, weights=tmp_path / "none.npz"))
-
-
-def test_maps_are_probabilities(textures: PatchDataset) -> None:
-    maps = created(textures).predict_maps(torch.rand(2, 3, 32, 32)).numpy()
-    assert maps.dtype == np.float32
-    assert np.allclose(maps.sum(1), 1, atol=1e-5)

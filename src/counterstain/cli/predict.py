@@ -18,7 +18,6 @@ from counterstain.infer import PredictSettings
 if TYPE_CHECKING:
     from counterstain.data.cohorts import CohortSlide
     from counterstain.methods import DenseMethod
-    from counterstain.slides import Slide
 
 DEFAULT_EXPORTS = ("geojson", "ome_tiff", "overlay", "summary")
 
@@ -114,10 +113,11 @@ def map_slide(entry: "CohortSlide", job: SlideJob) -> dict[str, Any]:
     """
     from counterstain.export import find_writer
     from counterstain.infer import areas_mm2, predict_slide
+    from counterstain.slides import open_slide
     from counterstain.tissue import load_tissue
 
     folder = job.out / entry.slide_id
-    with open_with_resolution(entry.path, job.slide_mpp or entry.mpp, job.assume_mpp) as slide:
+    with open_slide(entry.path, job.slide_mpp or entry.mpp, assume_mpp=job.assume_mpp) as slide:
         tissue = load_tissue(job.outline, slide) if job.outline is not None else None
         result = predict_slide(slide, job.method, folder, job.settings, job.model_digest, tissue)
         files: dict[str, str] = {"map": str(result.path)}
@@ -128,14 +128,6 @@ def map_slide(entry: "CohortSlide", job: SlideJob) -> dict[str, Any]:
             writer.write(result, target, slide=slide, overwrite=True)
             files[name] = str(target)
         return {"areas_mm2": areas_mm2(result), "files": files}
-
-
-def open_with_resolution(path: Path, mpp: float | None, assume_mpp: float | None) -> "Slide":
-    """Opens a slide; `assume_mpp` stands in, and is recorded as assumed, where neither the user nor the file knows."""
-    from counterstain.slides import open_slide
-
-    slide = open_slide(path, mpp)
-    return slide.assuming(assume_mpp) if slide.resolution is None and assume_mpp is not None else slide
 
 
 def _show(done: Mapping[str, dict[str, Any]], failed: list[dict[str, Any]], job: SlideJob) -> None:

@@ -254,7 +254,8 @@ def halo_px(config: SSHRConfig, tile_px: int) -> int:
     """
     if not config.context:
         return tile_px // 8 // 4 * 4
-    strides = build_backbone(config.backbone, **config.backbone_options).strides
+    with torch.device("meta"):
+        strides = build_backbone(config.backbone, **config.backbone_options).strides
     used = zip(config.kernels, strides[:3], config.fusion[:3], strict=True)
     reach = max((kernel // 2 * stride for kernel, stride, weight in used if weight), default=0) / config.scale
     return min(round(reach), tile_px // 4) // 4 * 4

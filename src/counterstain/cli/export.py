@@ -1,0 +1,60 @@
+"""`counterstain export`: a finished map in, files for other tools out.
+
+Does not know: formats.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from counterstain import log
+from counterstain.cli import OK
+from counterstain.errors import InputError
+
+
+def export(
+    maps: list[Path] | None = None,
+    /,
+    *,
+    formats: Annotated[tuple[str, ...], Parameter(name=["--format", "-f"], consume_multiple=True)] = ("geojson",),
+    out: Path | None = None,
+    overwrite: bool = False,
+    list_formats: Annotated[bool, Parameter(name="--list", negative="")] = False,
+    json: bool = False,
+) -> int:
+    """Write finished maps for other tools: QuPath, OME-TIFF viewers, reports. `--list` shows the formats.
+
+    Args:
+        maps: Slides' folders as `predict` wrote them, or their map.zarr.
+        formats: What to write, by name; see --list.
+        out: The file, where one map is written in one format; beside the map by default.
+        overwrite: Replace files that are there.
+        list_formats: List the formats and what opens them.
+        json: Answer as JSON.
+    """
+    from counterstain.export import WRITERS, find_writer, write
+
+    if list_formats:
+        rows = [[name, writer.file_name, writer.description] for name, writer in WRITERS.items()]
+        if json:
+            log.emit_json([dict(zip(("name", "file_name", "description"), row, strict=True)) for row in rows])
+        else:
+            log.emit_table("Formats", ["name", "file", "what it is"], rows)
+        return OK
+    if not maps:
+        raise InputError("No map was given. Name folders of slides as `counterstain predict` wrote them.")
+    if out is not None and (len(maps) != 1 or len(formats) != 1):
+        raise InputError(f"--out was given for {len(maps)} maps in {len(formats)} formats; it names one file.")
+    for name in formats:
+        find_writer(name)
+    from counterstain.results import SlideMap
+
+    opened = [SlideMap.open(path if path.suffix == ".zarr" else path / "map.zarr") for path in maps]
+    written = [str(write(name, one, out, overwrite=overwrite)) for one in opened for name in formats]
+    if json:
+        log.emit_json({"written": written})
+    else:
+        for path in written:
+            log.emit(path)
+    return OK
