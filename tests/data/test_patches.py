@@ -103,8 +103,8 @@ def test_a_published_dataset_may_lack_a_split(tmp_path: Path) -> None:
     assert len(dataset.split("val")) == 2
     with pytest.raises(InputError, match="no train split; it has val, test"):
         dataset.split("train")
-    with pytest.raises(UnknownNameError, match=r"'trian'. Did you mean 'train'"):
-        dataset.split("trian")
+    with pytest.raises(UnknownNameError, match=r"'trein'. Did you mean 'train'"):
+        dataset.split("trein")
     with pytest.raises(InputError, match="fits no layout"):
         open_patches(tmp_path)  # without training names, class order can't be told
 

@@ -29,13 +29,9 @@ sys.addaudithook(_watch)  # a hook can't be taken away again: it does nothing un
 @pytest.fixture
 def patches(table: Write) -> tuple[PatchRecord, ...]:
     folder = table("image,split,mask,a,b", "x.png,train,x_mask.png,1,0", "y.png,train,y_mask.png,0,1")
-    return open_patches(folder).train if _with_masks(folder) else ()
-
-
-def _with_masks(folder: Path) -> bool:
     for name in "xy":
         Image.fromarray(np.zeros((6, 8), np.uint8)).save(folder / f"{name}_mask.png")
-    return True
+    return open_patches(folder).train
 
 
 def test_an_item_is_the_image_and_its_label(patches: tuple[PatchRecord, ...]) -> None:
@@ -71,6 +67,16 @@ def test_images_are_resized_when_asked(patches: tuple[PatchRecord, ...]) -> None
     resized, _ = WeakPatches(patches, WeakSettings(patch_px=4))[0]
     assert resized.shape == (3, 4, 4)
     assert resized.is_contiguous()
+
+
+def test_images_of_several_sizes_need_one_to_be_resized_to(patches: tuple[PatchRecord, ...]) -> None:
+    Image.fromarray(np.zeros((5, 9, 3), np.uint8)).save(patches[1].image)
+    data = WeakPatches(patches)
+    assert data[0][0].shape == (3, 6, 8)
+    with pytest.raises(InputError, match=r"y.png' has 9 x 5 px, others 8 x 6(.|\n)*patch_px"):
+        data[1]
+    resized = WeakPatches(patches, WeakSettings(patch_px=6))
+    assert resized[0][0].shape == resized[1][0].shape == (3, 6, 6)
 
 
 def test_kept_images_are_not_read_again(patches: tuple[PatchRecord, ...]) -> None:

@@ -122,7 +122,7 @@ def read_mask(path: Path | str, coding: MaskCoding | None = None) -> Mask:
     if image.mode in ("RGB", "RGBA"):
         return _from_colors(path, image, coding)
     values = np.array(image)
-    if values.ndim != 2 or values.dtype.kind not in "bui" or (values.size and values.max() > 255) or values.min() < 0:
+    if values.ndim != 2 or values.dtype.kind not in "biu" or (values.size and values.max() > 255) or values.min() < 0:
         raise InputError(
             f"Mask '{path}' has pixels of kind {image.mode!r}; an indexed or 8-bit grey image of class indices was "
             "expected. Save it as such."

@@ -19,6 +19,7 @@ from counterstain.data.images import read_image
 from counterstain.data.labels import Label
 from counterstain.data.records import PatchRecord
 from counterstain.errors import InputError, LabelError
+from counterstain.geometry import Size
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class WeakSettings:
     """How weak patches are read.
 
     Args:
-        patch_px: Width and height that images are resized to; None leaves them as they are, and then batches need images
-            of one size. A resized image has another resolution.
+        patch_px: Width and height that images are resized to; None leaves them as they are, and then all must be of one
+            size. A resized image has another resolution.
         keep: Whether decoded images stay in memory, for sets that fit: 150 kB each at 224 px.
     """
 
@@ -56,6 +57,7 @@ class WeakPatches(Dataset[tuple[Tensor, Tensor]]):
         self._items: list[tuple[Path, Label]] = [(r.image, r.label) for r in records if r.label is not None]
         self._settings = settings or WeakSettings()
         self._kept: dict[int, Tensor] = {}
+        self._size: Size | None = None
 
     def __len__(self) -> int:
         return len(self._items)
@@ -77,7 +79,19 @@ class WeakPatches(Dataset[tuple[Tensor, Tensor]]):
 
     def _read(self, path: Path) -> Tensor:
         pixels_HWC = read_image(path)
-        side = self._settings.patch_px
-        if side is not None and pixels_HWC.shape[:2] != (side, side):
+        side, size = self._settings.patch_px, Size.of(pixels_HWC)
+        if side is None:
+            self._refuse_another_size(path, size)
+        elif size != Size(side, side):
             pixels_HWC = np.array(Image.fromarray(pixels_HWC).resize((side, side), Image.Resampling.BILINEAR))
         return torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous()
+
+    def _refuse_another_size(self, path: Path, size: Size) -> None:
+        """Refuses an image of another size than the first that was read: no batch could hold both."""
+        self._size = self._size or size
+        if size != self._size:
+            first = f"{self._size.width} x {self._size.height}"
+            raise InputError(
+                f"Patch '{path}' has {size.width} x {size.height} px, others {first}. Give patch_px, the size that all are "
+                "resized to."
+            )
