@@ -58,10 +58,6 @@ class GeoJSONSettings:
         check_frame(self.frame)
 
 
-FOR_QUPATH = GeoJSONSettings()
-"""All regions, in the frame QuPath shows."""
-
-
 def check_frame(frame: str) -> None:
     """Refuses a frame that is none.
 
@@ -73,14 +69,14 @@ def check_frame(frame: str) -> None:
 
 
 def write_geojson(
-    slide_map: SlideMap, path: Path, settings: GeoJSONSettings = FOR_QUPATH, *, overwrite: bool = False
+    slide_map: SlideMap, path: Path, settings: GeoJSONSettings | None = None, *, overwrite: bool = False
 ) -> None:
     """Writes the regions of a map as annotations.
 
     Args:
         slide_map: A finished map.
         path: Ends in .geojson or .json; .gz or .zip behind it compresses.
-        settings: What to write.
+        settings: What to write; None for all regions in QuPath's frame.
         overwrite: Replace a file that is there.
 
     Raises:
@@ -88,6 +84,7 @@ def write_geojson(
         InputError: When the file's name would keep QuPath from opening it.
         UnknownNameError: When a class in the settings is none of the map's.
     """
+    settings = settings or GeoJSONSettings()
     offset = frame_offset(slide_map, settings.frame)
     found = regions(slide_map, settings.regions)
     features = (

@@ -28,6 +28,7 @@ from counterstain.geometry import Box, Frame
 from counterstain.results import Region, SlideMap
 
 _BLOCK_PX = 2048
+_SLIVER = 1e-3  # map pixels of area under which what a cut leaves is nothing
 _EDGE_PX = 1e-6  # level-0 pixels by which a region may leave the scanned part before it is cut
 
 Labels = npt.NDArray[np.uint8]
@@ -308,7 +309,7 @@ def _finished(traced: _Traced, name: str, slide_map: SlideMap, settings: RegionS
     mpp = slide_map.slide.mpp
     um2 = mpp.x * mpp.y
     means = traced.probability / traced.num_pixels
-    polygons, sources = _inside(_on_level0(traced.polygons, slide_map.frame), slide_map.slide.bounds)
+    polygons, sources = _inside(_on_level0(traced.polygons, slide_map.frame), slide_map)
     if settings.fill_holes_um2:
         polygons = np.array([_without_holes(polygon, settings.fill_holes_um2 / um2) for polygon in polygons], object)
     is_kept = shapely.area(polygons) * um2 >= settings.min_area_um2
@@ -326,12 +327,12 @@ def _on_level0(polygons: Polygons, frame: Frame) -> Polygons:
     return moved
 
 
-def _inside(polygons: Polygons, bounds: Box) -> tuple[Polygons, Numbers]:
+def _inside(polygons: Polygons, slide_map: SlideMap) -> tuple[Polygons, Numbers]:
     """The parts of polygons in the scanned part of the slide, and of which polygon each is a part.
 
     A map's last row and column may reach beyond it.
     """
-    sources = np.arange(len(polygons))
+    sources, bounds, frame = np.arange(len(polygons)), slide_map.slide.bounds, slide_map.frame
     allowed = bounds.grown(_EDGE_PX)
     left, top, right, bottom = shapely.bounds(polygons).reshape(-1, 4).T
     reaches_out = (left < allowed.x) | (top < allowed.y) | (right > allowed.right) | (bottom > allowed.bottom)
@@ -341,9 +342,9 @@ def _inside(polygons: Polygons, bounds: Box) -> tuple[Polygons, Numbers]:
     pieces = polygons.copy()
     pieces[reaches_out] = shapely.intersection(polygons[reaches_out], scanned)
     parts, origins = shapely.get_parts(pieces, return_index=True)
-    # Where a region only touches the edge from outside, a line or a point is left of it.
-    is_area = shapely.area(parts) > 0
-    return parts[is_area], sources[origins[is_area]]
+    # Where a region lies beyond the edge and touches it, a line, a point or a sliver of rounding is left of it.
+    is_left = shapely.area(parts) > _SLIVER * frame.downsample_x * frame.downsample_y
+    return parts[is_left], sources[origins[is_left]]
 
 
 def _without_holes(polygon: shapely.Polygon, smaller_than: float) -> shapely.Polygon:
