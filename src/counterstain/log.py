@@ -45,10 +45,11 @@ def emit_json(tree: Any) -> None:
 
 
 def emit_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A command's answer as a table, on standard output; the first column is text, the others align right."""
+    """A command's answer as a table, on standard output; columns of numbers align right."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        is_numeric = all(row[index][:1].isdigit() or row[index] == "-" for row in rows)
+        table.add_column(column, justify="right" if is_numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console(file=sys.stdout, highlight=False).print(table)
