@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# One thread for each test process, set before torch loads: spinning threads of several slow each other down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]

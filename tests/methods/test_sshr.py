@@ -15,7 +15,7 @@ from counterstain.errors import InputError, MissingFileError, StaleResultError, 
 from counterstain.files import read_json
 from counterstain.methods import METHODS, SSHR, SSHRConfig, find_method, load_method, model_digest
 from counterstain.methods.base import InputSpec
-from counterstain.methods.sshr import halo_px, parameter_groups, poly
+from counterstain.methods.sshr import halo_px, parameter_groups, rate_share
 from counterstain.results import Classes
 from counterstain.testing.methods import DenseMethodContract
 from counterstain.training import TrainSettings
@@ -27,7 +27,10 @@ CONFIG = SSHRConfig(
     optimizer="adamw",
     learning_rate=3e-3,
     scratch_factor=1.0,
-    rectifier_factor=3.0,
+    semantic_scale_factor=3.0,
+    context_scale_factor=3.0,
+    warmup_steps=3,
+    gradient_clip=5.0,
     weight_decay=1e-4,
     turn=True,
     fusion=(0.4, 0.2, 0.2, 0.2),
@@ -143,18 +146,29 @@ def test_the_optimiser_groups_are_the_published_ones() -> None:
     with torch.device("meta"):
         network = SSHR(config, Classes(tuple("abcd"), ((0, 0, 0),) * 4), InputSpec(224, 56, None)).network
     groups = parameter_groups(network, config)
-    assert [group["lr"] for group in groups] == pytest.approx([0.01, 0.02, 0.1, 0.2, 0.1])
-    assert [group["weight_decay"] for group in groups] == [5e-4, 0.0, 5e-4, 0.0, 5e-4]
-    counts = [len(group["params"]) for group in groups]
-    # 82 backbone weights with the frozen ones; 19 new weights, 6 of them the branches' scales; 3 new biases
-    assert (counts[2] + counts[4], counts[3], counts[4]) == (19, 3, 6)
+    assert [group["lr"] for group in groups] == pytest.approx([0.01, 0.02, 0.1, 0.2])
+    assert [group["weight_decay"] for group in groups] == [5e-4, 0.0, 5e-4, 0.0]
+    assert [len(group["params"]) for group in groups] == [82, 39, 19, 3]
     assert sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad) == 111_837_970
 
 
-def test_the_schedule_falls_to_zero_as_a_power() -> None:
-    assert poly(0, 100, 0.9) == 1.0
-    assert poly(50, 100, 0.9) == pytest.approx(0.5**0.9)
-    assert poly(100, 100, 0.9) == 0.0
+def test_parts_of_the_rectifier_can_have_a_rate_of_their_own(textures: PatchDataset) -> None:
+    config = replace(CONFIG, smooth_factor=0.5)
+    network = created(textures, config).network
+    groups = parameter_groups(network, config)
+    assert [(len(group["params"]), group["lr"], group["weight_decay"]) for group in groups[-3:]] == [
+        (3, pytest.approx(0.5 * 3e-3), 0.0),
+        (3, pytest.approx(3 * 3e-3), 0.0),
+        (3, pytest.approx(3 * 3e-3), 0.0),
+    ]
+    assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
+
+
+def test_the_schedule_rises_then_falls_to_zero_as_a_power() -> None:
+    paper, warm = SSHRConfig(), SSHRConfig(warmup_steps=10)
+    assert [rate_share(step, 100, paper) for step in (0, 50, 100)] == [1.0, pytest.approx(0.5**0.9), 0.0]
+    assert rate_share(0, 100, warm) == pytest.approx(0.1)
+    assert rate_share(9, 100, warm) == rate_share(9, 100, paper)
 
 
 def test_the_paper_s_halo_is_half_the_context_kernel_at_stride_8() -> None:

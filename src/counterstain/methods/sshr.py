@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 Four = tuple[float, float, float, float]
 
+_RECTIFIER = {"smooth": "smooth.weight", "semantic_scale": "semantic_scale", "context_scale": "context_scale"}
 _VAL_STRIDE_PX = 4  # thresholds are chosen on every fourth pixel of every fourth row
 
 
@@ -63,10 +64,14 @@ class SSHRConfig:
         optimizer: "sgd" as published, or "adamw".
         learning_rate: Of backbone weights; it falls to 0 as (1 - step / steps) ** poly_power.
         scratch_factor: New layers learn this much faster.
-        rectifier_factor: The scales of the two branches learn this much faster; the released code has scratch_factor.
+        smooth_factor: Likewise for the smoothing kernels; None is scratch_factor, as released.
+        semantic_scale_factor: Likewise for the scales g_s of the semantic branch.
+        context_scale_factor: Likewise for the scales g_c of the context branch.
         momentum: Of SGD. The released optimiser passes the weight decay by mistake: 5e-4, practically none.
         weight_decay: Not on biases.
         poly_power: See learning_rate.
+        warmup_steps: Over which the learning rate rises, ours; 0 is none.
+        gradient_clip: The largest norm of a step's gradient, ours; 0 is none.
         fusion: Weights of the four scales' CAMs, shallow to deep (released code; the paper has no numbers).
         normalisation: "min_max" for each class and image as released; "softmax" across classes, ours.
         presence_thresholds: Above which a class is judged present, one for all or one for each; "val" chooses them on the
@@ -93,10 +98,14 @@ class SSHRConfig:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.01
     scratch_factor: float = 10.0
-    rectifier_factor: float = 10.0
+    smooth_factor: float | None = None
+    semantic_scale_factor: float | None = None
+    context_scale_factor: float | None = None
     momentum: float = 5e-4
     weight_decay: float = 5e-4
     poly_power: float = 0.9
+    warmup_steps: int = 0
+    gradient_clip: float = 0.0
     fusion: Four = (0.0, 0.6, 0.2, 0.2)
     normalisation: Literal["min_max", "softmax"] = "min_max"
     presence_thresholds: float | tuple[float, ...] | Literal["val"] = "val"
@@ -106,9 +115,10 @@ class SSHRConfig:
     head_gain: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("scale", "learning_rate", "scratch_factor", "rectifier_factor"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"Setting {name!r} was given as {getattr(self, name)}; it must be above 0.")
+        for name in ("scale", "learning_rate", "scratch_factor", *(f"{part}_factor" for part in _RECTIFIER)):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"Setting {name!r} was given as {value}; it must be above 0.")
         if not any(self.fusion) or min(self.fusion) < 0:
             raise InputError(f"Setting 'fusion' was given as {self.fusion}; four weights, one above 0, were expected.")
 
@@ -279,30 +289,37 @@ def _enlarged(images_BCHW: Tensor, scale: float) -> Tensor:
 
 
 def parameter_groups(network: SSHRNetwork, config: SSHRConfig) -> list[dict[str, Any]]:
-    """The optimiser's groups: backbone and new layers, weights and biases, and the scales of the two branches.
+    """The optimiser's groups: backbone and new, weights and biases; then parts of the rectifier with a rate of their own.
 
-    Source: the released optimiser (learning rates 1, 2, 10, 20 times, no decay on biases); `rectifier_factor` is ours.
+    Source: the released optimiser (learning rates 1, 2, 10, 20 times, no decay on biases). A rate of its own for parts of
+    the rectifier is ours; such parts do not decay, since decay pulls scales that learn fast back to 0.
     """
-    groups = network.parameter_groups()
-    rate, factor = config.learning_rate, config.scratch_factor
-    is_scale = {id(parameter) for name, parameter in network.named_parameters() if name.endswith("_scale")}
-    scales = [parameter for parameter in groups.new_weights if id(parameter) in is_scale]
-    layers = [parameter for parameter in groups.new_weights if id(parameter) not in is_scale]
-    decay = config.weight_decay
-    wanted = [
+    groups, rate, decay = network.parameter_groups(), config.learning_rate, config.weight_decay
+    factors = {part: getattr(config, f"{part}_factor") for part in _RECTIFIER}
+    apart: dict[str, list[torch.nn.Parameter]] = {
+        part: [value for name, value in network.named_parameters() if name.endswith(_RECTIFIER[part])]
+        for part, factor in factors.items()
+        if factor is not None
+    }
+    taken = {id(parameter) for parameters in apart.values() for parameter in parameters}
+    wanted: list[dict[str, Any]] = [
         {"params": list(groups.weights), "lr": rate, "weight_decay": decay},
         {"params": list(groups.biases), "lr": 2 * rate, "weight_decay": 0.0},
-        {"params": layers, "lr": factor * rate, "weight_decay": decay},
-        {"params": list(groups.new_biases), "lr": 2 * factor * rate, "weight_decay": 0.0},
-        {"params": scales, "lr": config.rectifier_factor * rate, "weight_decay": decay},
+        {
+            "params": [parameter for parameter in groups.new_weights if id(parameter) not in taken],
+            "lr": config.scratch_factor * rate,
+            "weight_decay": decay,
+        },
+        {"params": list(groups.new_biases), "lr": 2 * config.scratch_factor * rate, "weight_decay": 0.0},
+        *({"params": apart[part], "lr": factors[part] * rate, "weight_decay": 0.0} for part in apart),
     ]
     return [group for group in wanted if group["params"]]
 
 
-def poly(step: int, steps: int, power: float) -> float:
-    """The share of the learning rate at a step: (1 - step / steps) ** power."""
-    share: float = max(0.0, 1 - step / steps) ** power
-    return share
+def rate_share(step: int, steps: int, config: SSHRConfig) -> float:
+    """The share of the learning rate at a step: (1 - step / steps) ** power, less while it warms up."""
+    share: float = max(0.0, 1 - step / steps) ** config.poly_power
+    return share * min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else share
 
 
 def training_module(network: SSHRNetwork, config: SSHRConfig, settings: TrainSettings, steps: int) -> "LightningModule":
@@ -325,6 +342,10 @@ def training_module(network: SSHRNetwork, config: SSHRConfig, settings: TrainSet
             losses = [multilabel_soft_margin(image_logits(cam.float()), labels_BC) for cam in cams]
             return weighted_scales(losses, config.loss_weights)
 
+        def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+            if config.gradient_clip:
+                self.clip_gradients(optimizer, config.gradient_clip, "norm")
+
         def configure_optimizers(self) -> Any:
             groups = parameter_groups(self.network, config)
             optimizer: torch.optim.Optimizer = (
@@ -332,8 +353,7 @@ def training_module(network: SSHRNetwork, config: SSHRConfig, settings: TrainSet
                 if config.optimizer == "sgd"
                 else torch.optim.AdamW(groups, lr=config.learning_rate)
             )
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: poly(step, steps, config.poly_power))
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, steps, config))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     return Training()
-
