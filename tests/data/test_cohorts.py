@@ -119,3 +119,18 @@ def test_tables_that_name_no_slides_are_refused(slides: Path) -> None:
         read_cohort(write(slides, "slide,slide_id", "a,b"))
     with pytest.raises(InputError, match=r"No row .* can be used(.|\n)*line 2: x.svs: its file is not there"):
         read_cohort(write(slides, "path", "x.svs"))
+
+
+def test_the_files_of_a_dicom_series_are_one_slide(real_data: Path, tmp_path: Path) -> None:
+    for name in ("other/boxes_0.dcm", "other/boxes_1.dcm", "dicom/multi_frame_jpeg_camelyon_challenge_image.dcm"):
+        (tmp_path / Path(name).name).write_bytes((real_data / "wsi" / name).read_bytes())
+    (tmp_path / "report.dcm").write_bytes(b"no DICOM: left to the reader, which says so")
+    cohort = Cohort.from_folder(tmp_path)
+    assert [slide.slide_id for slide in cohort.slides] == [
+        "boxes_0.dcm",
+        "multi_frame_jpeg_camelyon_challenge_image.dcm",
+        "report.dcm",
+    ]
+    assert [(dropped.what, dropped.reason) for dropped in cohort.dropped] == [
+        ("boxes_1.dcm", "another file of the same DICOM series stands for it")
+    ]

@@ -95,22 +95,30 @@ class Cohort:
     def from_folder(cls, folder: Path | str) -> Self:
         """Every slide below a folder, by path; hidden files and the insides of `.zarr` are passed over.
 
+        The files of a DICOM series in one folder are one slide: the first stands for all.
+
         Raises:
             MissingFileError: When the folder is not there.
             InputError: When it holds no slide.
         """
         folder = existing(folder, "a folder of slides")
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_passed_over(path, folder)]
-        slides = [path for path in files if path.suffix.lower() in SLIDE_SUFFIXES]
-        dropped = tuple(
-            Dropped(path.relative_to(folder).as_posix(), f"{path.suffix or 'no suffix'} is no slide's")
-            for path in files
-            if path.suffix.lower() not in SLIDE_SUFFIXES
-        )
+        slides: list[CohortSlide] = []
+        dropped: list[Dropped] = []
+        series: set[tuple[Path, str]] = set()
+        for path in files:
+            name = path.relative_to(folder).as_posix()
+            uid = _series_of(path)
+            if path.suffix.lower() not in SLIDE_SUFFIXES:
+                dropped.append(Dropped(name, f"{path.suffix or 'no suffix'} is no slide's"))
+            elif (path.parent, uid) in series:
+                dropped.append(Dropped(name, "another file of the same DICOM series stands for it"))
+            else:
+                slides.append(CohortSlide(name, path))
+                series |= {(path.parent, uid)} if uid else set()
         if not slides:
             raise InputError(f"'{folder}' holds no slide: {', '.join(sorted(SLIDE_SUFFIXES))} were looked for.")
-        ids = [path.relative_to(folder).as_posix() for path in slides]
-        return cls(folder, tuple(CohortSlide(name, path) for name, path in zip(ids, slides, strict=True)), dropped)
+        return cls(folder, tuple(slides), tuple(dropped))
 
     @classmethod
     def from_file(cls, path: Path | str) -> Self:
@@ -143,6 +151,15 @@ class Cohort:
             "dropped": [asdict(dropped) for dropped in self.dropped],
             "ignored_columns": list(self.ignored_columns),
         }
+
+
+def _series_of(path: Path) -> str | None:
+    if path.suffix.lower() != ".dcm":
+        return None
+    # Here and not above: methods load this room on machines without the slide libraries.
+    from counterstain.slides.dicom import series_of
+
+    return series_of(path)
 
 
 def open_cohort(source: Path | str, root: Path | None = None) -> Cohort:
