@@ -25,7 +25,7 @@ Source: Ruifrok and Johnston 2001, as the scientific Python packages publish it;
 DARKEST = 1e-3
 """Light below this counts as this much, so that black has a finite density."""
 
-_STEEPNESS = 5.0  # of a shift's rise from glass to stain: 0.2 of it at a density of 0.05, 0.9 at 0.5
+_STEEPNESS = 5.0  # of a shift's rise from glass to stain: 0.05 of it at a density of 0.05, 0.84 at 0.5
 
 
 def rgb_to_od(images_BCHW: Tensor) -> Tensor:
@@ -98,9 +98,9 @@ def jitter_hed(
     factors = (1 + sigma * uniform[0]).to(images_BCHW)
     shifts = (sigma_shift * uniform[1]).to(images_BCHW)
     densities_BCHW = rgb_to_od(images_BCHW)
-    is_stained_B1HW = -torch.expm1(-_STEEPNESS * densities_BCHW.mean(1, keepdim=True))
+    weight_B1HW = torch.expm1(-_STEEPNESS * densities_BCHW.mean(1, keepdim=True)).square()
     stains_BCHW = _mixed(densities_BCHW, _rgb_to_hed())
-    return combine(stains_BCHW * factors + shifts * is_stained_B1HW)
+    return combine(stains_BCHW * factors + shifts * weight_B1HW)
 
 
 def _rgb_to_hed() -> Tensor:

@@ -177,11 +177,11 @@ def _rows_on(
     shift_y = (frame.origin.y - own.origin.y) / own.downsample_y
     first_column, last_column = _touched(lefts * scale_x + shift_x, rights * scale_x + shift_x, own.size.width)
     first_row, last_row = _touched(tops * scale_y + shift_y, bottoms * scale_y + shift_y, own.size.height)
-    sums = np.zeros((own.size.height + 1, own.size.width + 1), np.int32)
-    np.cumsum(np.cumsum(tissue.mask, axis=0, dtype=np.int32), axis=1, out=sums[1:, 1:])
     for top, above, below in zip(tops.tolist(), first_row, last_row, strict=True):
-        columns = sums[below] - sums[above]
-        kept = lefts[columns[last_column] > columns[first_column]]
+        # One row's running count at a time: a whole one of the mask would take eight times its memory.
+        counts = np.cumsum(tissue.mask[above:below].any(axis=0), dtype=np.int64)
+        counts = np.concatenate([[0], counts])
+        kept = lefts[counts[last_column] > counts[first_column]]
         if kept.size:
             yield TileRow(top - settings.halo_px, tuple((kept - settings.halo_px).tolist()))
 

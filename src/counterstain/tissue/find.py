@@ -33,6 +33,7 @@ _STROKE_UM = 60.0  # radius of the smallest patch of ink: pens draw lines of som
 _STROKE_EDGE_UM = 300.0
 _INK_MARGIN_UM = 24.0
 _SURE = 2.0  # times the threshold: a patch that is nowhere more saturated than this is dust or glue
+_SMALL_SHARE = 0.05  # of a view: specks and holes are smaller, whatever the settings say
 _EIGHT = np.ones((3, 3), bool)
 
 
@@ -46,8 +47,8 @@ class TissueSettings:
         max_px: The view of a large slide is made coarser until it has no more pixels than this.
         saturation: The smallest and largest threshold that Otsu's method may give.
         inks: Pen colours to leave out, of "green", "blue", "red", "black". Empty keeps everything.
-        min_area_um2: Smaller specks are dropped.
-        max_hole_um2: Smaller holes are filled: vessels, fat cells, cracks.
+        min_area_um2: Smaller specks are dropped, at most a twentieth of the view.
+        max_hole_um2: Smaller holes are filled (vessels, fat cells, cracks), at most a twentieth of the view.
         margin_um: Widens the tissue by so much; never into ink.
         runs: The run-length filter's recipe.
 
@@ -108,7 +109,7 @@ def find_tissue(slide: Slide, settings: TissueSettings = DEFAULT) -> Tissue:
 
     Raises:
         NoTissueError: When there is none.
-        UnsupportedSlideError: When the background is dark, as in fluorescence.
+        UnsupportedSlideError: When the background is dark, as in fluorescence, or too coarse for the run-length filter.
         MissingResolutionError: When the slide's resolution is unknown.
         DamagedSlideError: When the pixels can't be decoded.
     """
@@ -200,8 +201,10 @@ def _with_runs(found: _Found, scores: RunScores, frame: Frame, settings: TissueS
 def _mended(found: _Found, pixel: Mpp, settings: TissueSettings) -> Mask:
     """Fills holes, drops specks, adds the margin; ink stays out."""
     pixel_um2 = pixel.x * pixel.y
-    mask = found.tissue | _small(~found.tissue & ~found.ink, settings.max_hole_um2 / pixel_um2, None)
-    mask &= ~_small(mask, settings.min_area_um2 / pixel_um2, _EIGHT)
+    # A view of a single patch may be smaller than what is a speck on a slide.
+    most_px = _SMALL_SHARE * found.tissue.size
+    mask = found.tissue | _small(~found.tissue & ~found.ink, min(most_px, settings.max_hole_um2 / pixel_um2), None)
+    mask &= ~_small(mask, min(most_px, settings.min_area_um2 / pixel_um2), _EIGHT)
     return within(mask, settings.margin_um / pixel.mean) & ~found.ink
 
 

@@ -22,7 +22,10 @@ Mask = npt.NDArray[np.bool_]
 INKS = ("green", "blue", "red", "black")
 """The colours that can be told from stain."""
 
+_EIGHT = np.ones((3, 3), bool)
 _STAINED = 0.3  # total density above which a pixel has a colour to speak of
+_LEAST_TISSUE = 0.01  # of a view, to tell what its tissue looks like
+_USUAL = (1.0, -0.25, 0.05)  # total density, red - green and blue - red of haematoxylin and eosin, where there is less
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def touching(mask: Mask, seeds: Mask) -> Mask:
     """The patches of a mask that hold a seed."""
     if not seeds.any():
         return np.zeros_like(mask)
-    labels, num_patches = ndimage.label(mask, np.ones((3, 3), bool))
+    labels, num_patches = ndimage.label(mask, _EIGHT)
     has_seed = np.zeros(num_patches + 1, bool)
     has_seed[np.unique(labels[seeds & mask])] = True
     has_seed[0] = False
@@ -89,8 +92,12 @@ def _rules(density: Floats) -> dict[str, tuple[Mask, Mask]]:
     cold, warm = red - green, blue - red
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     surely_red = (warm > 0.3) & (total > 1.0)
-    is_ordinary = (total > _STAINED) & (total < 3.0) & (cold < 0.2) & ~surely_red
-    usual_total, usual_cold, usual_warm = (_median(values[is_ordinary]) for values in (total, cold, warm))
+    # At the edge of a stroke, ink is as faint as stain.
+    beside_ink = ndimage.binary_dilation(((cold > 0.2) & (total > 0.6)) | surely_red | (total > 3.0), _EIGHT, 2)
+    is_ordinary = (total > _STAINED) & (cold < 0.2) & ~beside_ink
+    usual_total, usual_cold, usual_warm = _USUAL
+    if np.count_nonzero(is_ordinary) > _LEAST_TISSUE * total.size:
+        usual_total, usual_cold, usual_warm = (float(np.median(values[is_ordinary])) for values in (total, cold, warm))
 
     is_cold = ((cold > max(0.2, usual_cold + 0.15)) & (total > 0.6)) | (
         (cold > max(0.0, usual_cold + 0.25)) & (total > 1.6)
@@ -102,16 +109,13 @@ def _rules(density: Floats) -> dict[str, tuple[Mask, Mask]]:
     may_be_red = (warm > max(0.1, usual_warm + 0.05)) & (total > 1.4 * usual_total) | (
         (warm > max(0.22, usual_warm + 0.1)) & (total > 0.12)
     )
+    may_be_black = (spread < 0.2) & (total > max(1.5, 1.5 * usual_total)) | ((spread < 0.08) & (total > 0.4))
     return {
         "green": (is_cold & ~is_blue, may_be_cold),
         "blue": (is_cold & is_blue, may_be_cold),
         "red": (surely_red | over_tissue, may_be_red),
-        "black": ((spread < 0.18) & (total > 3.0), (spread < 0.2) & (total > max(1.5, 1.5 * usual_total))),
+        "black": ((spread < 0.18) & (total > 3.0), may_be_black),
     }
-
-
-def _median(values: Floats) -> float:
-    return float(np.median(values)) if values.size else 0.0
 
 
 def _broad(mask: Mask, radius: float) -> Mask:

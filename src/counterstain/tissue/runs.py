@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from counterstain.errors import InputError
+from counterstain.errors import InputError, UnsupportedSlideError
 from counterstain.geometry import Box, Frame, Size
 from counterstain.slides.base import Slide
 from counterstain.tissue.glass import otsu
@@ -23,6 +23,7 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 _STRIP_PX = 1 << 24  # pixels of the view in memory at a time
+_COARSEST = 2.0  # times the resolution that cells are read at: beyond it, interpolation smooths what should be counted
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,16 @@ def score_runs(slide: Slide, settings: RunsSettings) -> RunScores:
     """Scores every cell of a slide's scanned part, a few rows of cells in memory at a time.
 
     Raises:
+        UnsupportedSlideError: When the slide is so coarse that its cells hold no detail.
         MissingResolutionError: When the slide's resolution is unknown.
         DamagedSlideError: When the pixels can't be decoded.
     """
+    needed = settings.cell_um / settings.cell_px
+    if slide.mpp.mean > _COARSEST * needed:
+        raise UnsupportedSlideError(
+            f"Slide '{slide.path}' has {slide.mpp.mean:.3g} um/px; the run-length filter reads {needed:.3g} um/px and "
+            f"expects at most {_COARSEST * needed:.3g}. Find its tissue by the method 'otsu'."
+        )
     frame = Frame.covering(slide.bounds, slide.mpp, settings.cell_um)
     size, cell = frame.size, settings.cell_px
     rows = max(1, _STRIP_PX // (size.width * cell * cell))
@@ -120,9 +128,12 @@ def cell_scores(view: Pixels, settings: RunsSettings) -> Floats:
     """
     cell, box = settings.cell_px, settings.box_px
     rows, columns, side = view.shape[0] // cell, view.shape[1] // cell, cell // box
-    blocks = view.reshape(rows * side, box, columns * side, box, 3)
-    # Sums of at most 255 * 3 * box^2 fit, and floor(mean / step) needs no float.
-    sums = blocks.sum(axis=(1, 3, 4), dtype=np.int32)
+    sums = np.zeros((rows * side, columns * side), np.int32)
+    for down in range(box):
+        for right in range(box):
+            for channel in range(3):
+                sums += view[down::box, right::box, channel]
+    # floor(mean / step) without floats
     levels = sums // (3 * box * box * settings.step)
     scan = levels.reshape(rows, side, columns, side).transpose(0, 2, 1, 3).reshape(rows, columns, side * side)
     changes = np.count_nonzero(np.diff(scan, axis=2), axis=2)
