@@ -1,1 +1,38 @@
-"""To be written."""
+"""Synthetic histology: seeded tissue, patch sets, slides and cohorts with their truth; also from a bank of real patches.
+
+A scene is a plane of tissue that is a pure function of its settings: `anatomy` says where tissues lie, `paint` turns that
+into stain densities, `look` into RGB. `patches`, `slide` and `cohort` write what others read, in the formats and layouts of
+real data. Nothing made here is evidence about real tissue.
+
+Does not know: how slides and datasets are read.
+"""
+
+from counterstain.synth.anatomy import SCENE_CLASSES, Composition
+from counterstain.synth.bank import Bank, BankPlane, BankSettings, open_bank
+from counterstain.synth.cohort import CohortSettings, write_cohort
+from counterstain.synth.look import Look
+from counterstain.synth.patches import PatchSetSettings, write_patch_set
+from counterstain.synth.scene import Plane, Scene, SceneSettings
+from counterstain.synth.slide import SlideSettings, write_slide
+from counterstain.synth.truth import LAYOUT_NAMES, SlideTruth
+
+__all__ = [
+    "LAYOUT_NAMES",
+    "SCENE_CLASSES",
+    "Bank",
+    "BankPlane",
+    "BankSettings",
+    "CohortSettings",
+    "Composition",
+    "Look",
+    "PatchSetSettings",
+    "Plane",
+    "Scene",
+    "SceneSettings",
+    "SlideSettings",
+    "SlideTruth",
+    "open_bank",
+    "write_cohort",
+    "write_patch_set",
+    "write_slide",
+]
