@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from counterstain.data.augment import Augment, AugmentSettings
-from counterstain.data.weak import WeakPatches
+from counterstain.data.weak import WeakPatches, WeakSettings
 from counterstain.errors import InputError
 from counterstain.losses import image_logits, multilabel_soft_margin, weighted_scales
 from counterstain.methods import artefacts
@@ -123,6 +123,31 @@ class SSHRConfig:
             raise InputError(f"Setting 'fusion' was given as {self.fusion}; four weights, one above 0, were expected.")
 
 
+PRESETS = {
+    "paper": SSHRConfig(),
+    # Learns from scratch within minutes on two cores: the demo's, and a first try on one's own patches.
+    "small": SSHRConfig(
+        backbone="tiny",
+        kernels=(7, 7, 7),
+        padding="replicate",
+        loss_weights=(0.25, 0.25, 0.25, 0.25),
+        optimizer="adamw",
+        learning_rate=1e-3,
+        scratch_factor=1.0,
+        smooth_factor=0.05,
+        semantic_scale_factor=1.0,
+        context_scale_factor=50.0,
+        weight_decay=1e-2,
+        warmup_steps=30,
+        gradient_clip=5.0,
+        fusion=(0.2, 0.0, 0.4, 0.4),
+        turn=True,
+        stain_sigma=0.05,
+        head_gain=0.1,
+    ),
+}
+
+
 class SSHR(DenseMethod):
     """Single-stage maps from patch labels.
 
@@ -139,7 +164,7 @@ class SSHR(DenseMethod):
 
     name: ClassVar[str] = "sshr"
     config_type: ClassVar[type[SSHRConfig]] = SSHRConfig
-    presets: ClassVar[dict[str, SSHRConfig]] = {"paper": SSHRConfig()}
+    presets: ClassVar[dict[str, SSHRConfig]] = PRESETS
 
     def __init__(
         self, config: SSHRConfig, classes: Classes, input: InputSpec, thresholds: tuple[float, ...] | None = None
@@ -175,14 +200,15 @@ class SSHR(DenseMethod):
             finished = load_finished(type(self), run)
             self.network, self.thresholds = finished.network, finished.thresholds
             return
+        patches = WeakPatches(records, WeakSettings(patch_px=self.input.tile_px))
         loader = train_loader(
-            WeakPatches(records), batch_size=settings.batch_size, seed=settings.seed, num_workers=settings.num_workers
+            patches, batch_size=settings.batch_size, seed=settings.seed, num_workers=settings.num_workers
         )
         module = training_module(self.network, self.config, settings, steps=settings.epochs * len(loader))
         self.network.train()
         fit(module, loader, run, settings)
         if self.config.presence_thresholds == "val":
-            self.thresholds = self.thresholds_on(data)
+            self.thresholds = choose_thresholds(self.validation_scores(data))
         self.save(run, {"data": {**data.summary(), "digest": recipe.data["digest"]}, "training": asdict(settings)})
 
     @torch.inference_mode()
@@ -202,8 +228,8 @@ class SSHR(DenseMethod):
         return total(cams, self.config.fusion, (height, width)), presence_BC
 
     @torch.inference_mode()
-    def thresholds_on(self, data: "PatchDataset") -> tuple[float, ...]:
-        """Presence thresholds chosen on the validation split: the only use made of its masks.
+    def validation_scores(self, data: "PatchDataset") -> ValidationScores:
+        """What the network says of the validation split's windows, with their truth.
 
         Raises:
             InputError: When the data set has no validation split.
@@ -215,12 +241,7 @@ class SSHR(DenseMethod):
             scores_BCHW, presence_BC = self._scores(images_BCHW.to(device))
             scores = scores_BCHW[:, :, step, step].half().cpu()
             found.append(ValidationScores(scores, presence_BC.cpu(), truth_BHW[:, step, step]))
-        together = ValidationScores(
-            torch.cat([entry.scores_NChw for entry in found]),
-            torch.cat([entry.presence_NC for entry in found]),
-            torch.cat([entry.truth_Nhw for entry in found]),
-        )
-        return choose_thresholds(together)
+        return ValidationScores.joined(found)
 
     def save(self, run: Path, provenance: dict[str, Any] | None = None) -> None:
         artefacts.save_model(

@@ -8,6 +8,7 @@ Does not know: networks, images.
 N windows, C classes, h w reduced rows and columns.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,15 @@ class ValidationScores:
     presence_NC: Tensor
     truth_Nhw: Tensor
 
+    @classmethod
+    def joined(cls, parts: Sequence["ValidationScores"]) -> "ValidationScores":
+        """The windows of all parts."""
+        return cls(
+            torch.cat([part.scores_NChw for part in parts]),
+            torch.cat([part.presence_NC for part in parts]),
+            torch.cat([part.truth_Nhw for part in parts]),
+        )
+
 
 def choose_thresholds(validation: ValidationScores) -> tuple[float, ...]:
     """One threshold for each class: the mean IoU's best, the middle one where several are equally good.
@@ -52,10 +62,10 @@ def choose_thresholds(validation: ValidationScores) -> tuple[float, ...]:
     return tuple(thresholds)
 
 
-def mean_iou(validation: ValidationScores, thresholds: list[float]) -> float:
+def mean_iou(validation: ValidationScores, thresholds: Sequence[float]) -> float:
     """The mean over classes of the IoU over all windows, with these thresholds."""
     num_classes = validation.presence_NC.shape[1]
-    present_NC = present_classes(validation.presence_NC, torch.tensor(thresholds))
+    present_NC = present_classes(validation.presence_NC, torch.tensor(list(thresholds)))
     label_Nhw = validation.scores_NChw.masked_fill(~present_NC[:, :, None, None], -torch.inf).argmax(dim=1)
     is_scored = (validation.truth_Nhw >= 0) & (validation.truth_Nhw < num_classes)
     pairs = validation.truth_Nhw[is_scored].long() * num_classes + label_Nhw[is_scored]

@@ -2,5 +2,6 @@
 
 from counterstain.report.evaluation import EvaluateSettings, Evaluation, evaluate
 from counterstain.report.opened import open_test_split
+from counterstain.report.slides import SlideScores, score_slide
 
-__all__ = ["EvaluateSettings", "Evaluation", "evaluate", "open_test_split"]
+__all__ = ["EvaluateSettings", "Evaluation", "SlideScores", "evaluate", "open_test_split", "score_slide"]
