@@ -330,13 +330,18 @@ class Slide(ABC):
 
     def _damaged(self, reason: object) -> DamagedSlideError:
         """The error for pixels or a header that can't be decoded."""
-        return DamagedSlideError(
-            f"Slide '{self.path}' is damaged: {_one_line(reason)}. Copy it again from its source, or leave it out."
-        )
+        return damaged(self.path, reason)
 
     def _unsupported(self, reason: object, remedy: str) -> UnsupportedSlideError:
         """The error for a file that this reader can't show rightly."""
         return UnsupportedSlideError(f"Slide '{self.path}' can't be read: {_one_line(reason)}. {remedy}")
+
+
+def damaged(path: Path, reason: object) -> DamagedSlideError:
+    """The error for a slide file that can't be decoded, with its remedy."""
+    return DamagedSlideError(
+        f"Slide '{path}' is damaged: {_one_line(reason)}. Copy it again from its source, or leave it out."
+    )
 
 
 def _one_line(reason: object) -> str:

@@ -16,18 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from counterstain.errors import DamagedSlideError
 from counterstain.geometry import Size
 from counterstain.slides.resample import Pixels
 
-DECODE_ERRORS = (ValueError, RuntimeError)
-"""What the libraries raise for bytes they can't decode: simplejpeg and numpy the first, imagecodecs the second."""
+DECODE_ERRORS = (DamagedSlideError, ValueError, RuntimeError)
+"""What `decode_tile` raises: our own finding, simplejpeg's, imagecodecs'. Whoever knows the slide says which it is."""
 
-JPEG = 7
+RAW, JPEG = 1, 7
 YCBCR_JPEG2000 = 33003
 _JPEG2000 = (YCBCR_JPEG2000, 33005, 34712)
 
-_CODECS: dict[int, Callable[[bytes], bytes | bytearray]] = {  # TIFF's numbers of compressions that give plain samples
-    1: bytes,
+_CODECS: dict[int, Callable[..., bytes | bytearray]] = {  # TIFF's numbers of compressions that give plain samples
     5: imagecodecs.lzw_decode,
     8: imagecodecs.zlib_decode,
     32773: imagecodecs.packbits_decode,
@@ -38,7 +38,7 @@ _IMAGE_CODECS: dict[int, Callable[[bytes], npt.NDArray[np.uint8]]] = {  # and of
     **dict.fromkeys(_JPEG2000, imagecodecs.jpeg2k_decode),
     50001: imagecodecs.webp_decode,
 }
-COMPRESSIONS = frozenset({JPEG, *_CODECS, *_IMAGE_CODECS})
+COMPRESSIONS = frozenset({RAW, JPEG, *_CODECS, *_IMAGE_CODECS})
 """The TIFF compression numbers that can be decoded."""
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR = 0, 1, 2, 6
@@ -78,27 +78,33 @@ def decode_tile(data: bytes, coding: Coding) -> Pixels:
         (height, width, 3) uint8 RGB, fresh: the tile's size; less only where the data holds less.
 
     Raises:
-        ValueError: When the data is not what `coding` says.
-        RuntimeError: When a codec refuses the data.
+        DamagedSlideError: When the data is not what `coding` says.
+        ValueError: When simplejpeg refuses it.
+        RuntimeError: When imagecodecs does.
     """
     if coding.compression == JPEG:
         stream = jpeg_stream(data, coding)
+        height, width, *_ = simplejpeg.decode_jpeg_header(stream)
+        if width > coding.tile.width or height > coding.tile.height:
+            raise DamagedSlideError(f"a tile is {width} x {height}, larger than it should be")
         # strict: a tile that libjpeg would fill up with grey is damaged
         pixels: Pixels = simplejpeg.decode_jpeg(stream, "RGB", strict=True)
         return pixels
     if coding.compression in _IMAGE_CODECS:
         image = np.atleast_3d(_IMAGE_CODECS[coding.compression](data))
         if image.dtype != np.uint8 or image.shape[2] != coding.samples:
-            raise ValueError(f"a tile holds {image.shape[2]} samples of {image.dtype}, not {coding.samples} bytes")
+            raise DamagedSlideError(
+                f"a tile holds {image.shape[2]} samples of {image.dtype}, not {coding.samples} bytes"
+            )
         if coding.compression == YCBCR_JPEG2000 and not _has_small_chroma(data):
             return _from_ycbcr(image)
         return _to_rgb(image, coding)
-    samples = np.frombuffer(_CODECS[coding.compression](data), np.uint8)
-    shape = (*coding.tile.shape, coding.samples)
     num = coding.tile.area * coding.samples
-    if samples.size < num:
-        raise ValueError(f"a tile holds {samples.size} bytes of the {num} it should")
-    image = samples[:num].reshape(shape)
+    # `out` bounds what damaged data may swell to
+    plain = data if coding.compression == RAW else _CODECS[coding.compression](data, out=num)
+    if len(plain) < num:
+        raise DamagedSlideError(f"a tile holds {len(plain)} bytes of the {num} it should")
+    image = np.frombuffer(plain, np.uint8, num).reshape(*coding.tile.shape, coding.samples)
     if coding.is_differenced:
         image = np.cumsum(image, axis=1, dtype=np.uint8)
     return _to_rgb(image, coding)
@@ -108,10 +114,10 @@ def jpeg_stream(data: bytes, coding: Coding) -> bytes:
     """The whole JPEG stream of a tile: start, colour mark, shared tables, the tile's own rest.
 
     Raises:
-        ValueError: When the tile does not begin as a JPEG stream.
+        DamagedSlideError: When the tile does not begin as a JPEG stream.
     """
     if data[:2] != b"\xff\xd8":
-        raise ValueError("a tile does not begin as JPEG data")
+        raise DamagedSlideError("a tile does not begin as JPEG data")
     if not coding.jpeg_tables and coding.samples == 1:
         return data
     return _prefix(coding) + data[2:]

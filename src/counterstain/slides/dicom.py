@@ -6,6 +6,7 @@ the other files of the series in the same folder, so any file of a series stands
 Does not know: resampling, DICOM objects other than slides.
 """
 
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +24,8 @@ from counterstain.slides.resolution import from_metadata
 _WHOLE_SLIDE_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
 _SOP_CLASS = b"\x02\x00\x02\x00UI"  # (0002,0002) in the file's meta group
 _SERIES = b"\x20\x00\x0e\x00UI"  # (0020,000E)
-_HEAD_BYTES = 1 << 16  # where both stand: ICC profiles and pixels come later
+_WIDTH = b"\x48\x00\x06\x00UL\x04\x00"  # (0048,0006) TotalPixelMatrixColumns, four bytes
+_HEAD_BYTES = 1 << 16  # where these stand: ICC profiles and pixels come later
 
 
 class DicomSlide(Slide):
@@ -44,10 +46,22 @@ class DicomSlide(Slide):
         try:
             with openslide.OpenSlide(self._files[0]) as handle:
                 self._is_openslide = True
-                return header_of(handle)
+                header = header_of(handle)
         except openslide.OpenSlideError as refusal:
             self._is_openslide = False
-            return self._wsidicom_header(refusal)
+            header = self._wsidicom_header(refusal)
+        self._refuse_partial(header.levels[0].size.width)
+        return header
+
+    def _refuse_partial(self, width: int) -> None:
+        """Refuses a series of which a file was skipped: wsidicom logs files that it can't open, and goes on."""
+        for file in self._files:
+            head = _head(file) or b""
+            start = head.find(_WIDTH) + len(_WIDTH)
+            if start < len(_WIDTH) and len(head) < _HEAD_BYTES:
+                raise self._damaged(f"'{file.name}' ends within its header")
+            if start >= len(_WIDTH) and int.from_bytes(head[start : start + 4], "little") > width:
+                raise self._damaged(f"'{file.name}', its finest level, can't be read")
 
     def _series(self) -> tuple[Path, ...]:
         """The files of the series, the given one first."""
@@ -78,13 +92,14 @@ class DicomSlide(Slide):
             raise self._damaged(error) from error
 
     def _decode(self, handle: Any, level: int, box: Box) -> Pixels:
+        errors = (openslide.OpenSlideError,) if self._is_openslide else _wsidicom_errors()
         try:
             if self._is_openslide:
                 return decode_box(handle, level, box)
             size = (box.size.width, box.size.height)
             corner = (round(box.x), round(box.y))
             pixels = handle.read_region(corner, handle.levels[level].level, size, as_array=True)
-        except (openslide.OpenSlideError, *_wsidicom_errors(self._is_openslide)) as error:
+        except errors as error:
             raise self._damaged(f"level {level} can't be decoded at {box} ({error})") from error
         return self._as_rgb(pixels)
 
@@ -97,33 +112,43 @@ class DicomSlide(Slide):
 
     def _wsidicom_header(self, refusal: Exception) -> Header:
         try:
-            handle = self._open_wsidicom()
+            from wsidicom import WsiDicom
         except ImportError as error:
             purpose = f"Slide '{self.path}', which OpenSlide refuses ({refusal}),"
             raise MissingExtraError("wsidicom", "dicom", purpose) from error
-        with handle:
-            sizes = [Size(level.size.width, level.size.height) for level in handle.levels]
-            levels = tuple(Level.of(size, sizes[0]) for size in sizes)
-            return Header(levels, _resolution(handle.levels[0]), None, {"Engine": "wsidicom"})
+        try:
+            with WsiDicom.open(list(self._files)) as handle:
+                sizes = [Size(level.size.width, level.size.height) for level in handle.levels]
+                levels = tuple(Level.of(size, sizes[0]) for size in sizes)
+                return Header(levels, _resolution(handle.levels[0]), None, {"Engine": "wsidicom"})
+        except _wsidicom_errors() as error:
+            reasons = f"OpenSlide ({refusal}) nor wsidicom ({type(error).__name__}: {error})"
+            raise self._damaged(f"neither {reasons} can open it") from error
 
     def _open_wsidicom(self) -> Any:
         from wsidicom import WsiDicom
 
         try:
             return WsiDicom.open(list(self._files))
-        except _wsidicom_errors(is_openslide=False) as error:
-            raise self._damaged(f"neither OpenSlide nor wsidicom can open it ({error})") from error
+        except _wsidicom_errors() as error:
+            raise self._damaged(error) from error
 
 
-def _wsidicom_errors(is_openslide: bool) -> tuple[type[Exception], ...]:
-    """What wsidicom and the decoders below it raise: they have no base class in common."""
-    if is_openslide:
-        return ()
-    from wsidicom import errors
+def series_of(path: Path) -> str | None:
+    """The series that a file belongs to, read from its first bytes; None for anything but a DICOM slide."""
+    files = _slide_files([path])
+    return _uid(_head(files[0]) or b"", _SERIES) if files else None
 
-    own = (errors.WsiDicomError, errors.WsiDicomFileError, errors.WsiDicomMatchError, errors.WsiDicomNotFoundError)
-    more = (errors.WsiDicomNotSupportedError, errors.WsiDicomStrictRequirementError, errors.WsiDicomOutOfBoundsError)
-    return (*own, *more, ValueError, RuntimeError, KeyError, IndexError, AttributeError, EOFError)
+
+def _wsidicom_errors() -> tuple[type[Exception], ...]:
+    """What wsidicom, pydicom and the decoders below them raise for damaged files: they have no base class in common."""
+    from pydicom import errors as pydicom_errors
+    from wsidicom import errors as wsidicom_errors
+
+    modules = (vars(wsidicom_errors), vars(pydicom_errors))
+    own = (item for module in modules for item in module.values() if isinstance(item, type))
+    decoders = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, EOFError, OSError, struct.error)
+    return (*(item for item in own if issubclass(item, Exception)), *decoders)
 
 
 def _resolution(level: Any) -> Resolution | None:

@@ -1,8 +1,8 @@
 """Tiled TIFF, Aperio SVS and OME-TIFF, their tiles decoded directly.
 
-tifffile reads the structure once: which pages are levels, where their tiles lie and how they are coded. What remains is
-plain data that travels with the slide; a read seeks, decodes and copies, without OpenSlide. Decoded tiles are kept for a
-while, so that boxes that overlap or cut tiles decode each of them once.
+The structure is read once (`tiff_pages.py`): which pages are levels, where their tiles lie and how they are coded. What
+remains is plain data that travels with the slide; a read seeks, decodes (`codecs.py`) and copies, without OpenSlide.
+Decoded tiles are kept for a while, so that boxes that overlap or cut tiles decode each of them once.
 
 Vendors whose pages are no plain pyramid (overlapping tiles, several scans in one file, padded levels) are refused: they
 are OpenSlide's.
@@ -10,17 +10,14 @@ are OpenSlide's.
 Does not know: resampling, other formats, what is on the slide.
 """
 
-import io
-import struct
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import tifffile
 
 from counterstain.geometry import Box, Size
 from counterstain.slides import codecs
@@ -28,27 +25,13 @@ from counterstain.slides.base import Header, Level, Resolution, Slide
 from counterstain.slides.codecs import Coding, decode_tile
 from counterstain.slides.resample import Pixels
 from counterstain.slides.resolution import from_aperio, from_ome, from_tags
+from counterstain.slides.tiff_pages import Page, Structure, is_tiff, is_tiled, read_structure
 
 # Bytes of decoded tiles a handle keeps: a row of 256 px tiles across a slide of 80,000 px.
 _CACHE_BYTES = 64 << 20
-
-_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-# What tifffile raises where the structure of a file is damaged, found by cutting and flipping bytes of real ones.
-_STRUCTURE_ERRORS = (
-    tifffile.TiffFileError,
-    ValueError,
-    struct.error,
-    IndexError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    ZeroDivisionError,
-)
-
-_SCANNED_PAGES = 16  # looked at for a tiled one; a pyramid has fewer, a stack of thousands of planes has more
+_MOST_TILE_PX = 1 << 26  # a tile is decoded at once
 _REDUCED = 1  # NewSubfileType of a level; other bits mean masks and macro images
+_APERIO = "Aperio "
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +57,16 @@ class _Handle:
     """The open file and the tiles decoded last."""
 
     def __init__(self, path: Path) -> None:
-        self.file: io.FileIO = path.open("rb", buffering=0)
+        self._file = path.open("rb", buffering=0)
         self._tiles: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
         self._bytes = 0
 
     def close(self) -> None:
-        self.file.close()
+        self._file.close()
 
     def bytes_at(self, offset: int, count: int) -> bytes:
-        self.file.seek(offset)
-        return self.file.read(count) or b""
+        self._file.seek(offset)
+        return self._file.read(count) or b""
 
     def kept(self, key: tuple[int, int]) -> Pixels | None:
         if key in self._tiles:
@@ -105,79 +88,61 @@ class TiffSlide(Slide):
 
     @classmethod
     def detects(cls, path: Path) -> bool:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            if file.read(4) not in _MAGIC:
-                return False
-        try:
-            with tifffile.TiffFile(path) as tiff:
-                return _foreign(tiff) is None and any(page.is_tiled for page in tiff.pages[:_SCANNED_PAGES])
-        except _STRUCTURE_ERRORS:
-            return True  # a TIFF all the same: opening it says what is wrong
+        return is_tiff(path) and is_tiled(path)
 
     def _read_header(self) -> Header:
-        try:
-            with tifffile.TiffFile(self.path) as tiff:
-                return self._read_structure(tiff)
-        except _STRUCTURE_ERRORS as error:
-            raise self._damaged(f"its TIFF structure can't be read ({error})") from error
-
-    def _read_structure(self, tiff: tifffile.TiffFile) -> Header:
-        foreign = _foreign(tiff)
-        if foreign is not None:
-            raise self._unsupported(f"it is a {foreign} file, whose pages are no plain pyramid", "Use OpenSlideSlide.")
-        pages = self._levels_of(tiff)
+        if not is_tiff(self.path):
+            raise self._unsupported("it is no TIFF", "Open it with open_slide, which finds the reader.")
+        structure = read_structure(self.path)
+        if structure.foreign is not None:
+            raise self._unsupported(f"it is a {structure.foreign} file, no plain pyramid", "Use OpenSlideSlide.")
+        pages = self._levels_of(structure)
         self._tiled = tuple(self._tiled_level(page) for page in pages)
         self._refuse_cut_short()
-        size = self._tiled[0].size
-        properties = _properties(tiff, pages[0])
+        size = pages[0].size
+        properties = _aperio_fields(pages[0].text) or structure.tags
         return Header(
-            levels=tuple(Level.of(level.size, size) for level in self._tiled),
-            resolution=_resolution(tiff, pages[0], size, properties),
+            levels=tuple(Level.of(page.size, size) for page in pages),
+            resolution=_resolution(structure, size, properties),
             bounds=None,
             properties=properties,
         )
 
-    def _levels_of(self, tiff: tifffile.TiffFile) -> list[Any]:
+    def _levels_of(self, structure: Structure) -> list[Page]:
         """The pages that are levels, finest first."""
-        tiled = [page for page in tiff.pages if page.is_tiled and not _is_beside(page)]
+        tiled = [page for page in structure.pages if _is_level(page)]
         if not tiled:
             raise self._unsupported("none of its pages is tiled", "Convert it to a tiled pyramid.")
-        base = max(tiled, key=lambda page: _size(page).area)
-        stack = [page for page in tiled if _size(page) == _size(base)]
-        if len(stack) > 1:
+        base = max(tiled, key=lambda page: page.size.area)
+        planes = [page for page in tiled if page.size == base.size]
+        if len(planes) > 1:
             raise self._unsupported(
-                f"it holds {len(stack)} planes of the same size, a stack or single channels",
+                f"it holds {len(planes)} planes of the same size, a stack or single channels",
                 "Export one RGB plane of it.",
             )
-        candidates = [page for page in tiled if page is not base] + [
-            sub for sub in base.pages or () if sub.is_tiled and not _is_beside(sub)
-        ]
-        chosen = pyramid(_size(base), [_size(page) for page in candidates])
-        return [base, *(candidates[position] for position in chosen)]
+        candidates = [page for page in (*tiled, *base.sub_pages) if page is not base and _is_level(page)]
+        return [base, *(candidates[position] for position in pyramid(base.size, [page.size for page in candidates]))]
 
-    def _tiled_level(self, page: Any) -> _TiledLevel:
+    def _tiled_level(self, page: Page) -> _TiledLevel:
         reason = _unreadable(page)
         if reason is not None:
             raise self._unsupported(reason, "Convert it to 8 bit RGB with JPEG or deflate compression.")
-        alpha = int(page.extrasamples[0]) if page.extrasamples else 0
-        tile = Size(int(page.tilewidth), int(page.tilelength))
-        size = _size(page)
-        across, down = -(-size.width // tile.width), -(-size.height // tile.height)
-        offsets, num_bytes = (np.array(values, np.uint64) for values in (page.dataoffsets, page.databytecounts))
-        if min(offsets.size, num_bytes.size) < across * down:
-            raise self._damaged(f"it lists {min(offsets.size, num_bytes.size)} of {across * down} tiles of a level")
+        assert page.tile is not None
+        across, down = -(-page.size.width // page.tile.width), -(-page.size.height // page.tile.height)
+        num_tiles = across * down
+        offsets, num_bytes = page.offsets[:num_tiles], page.num_bytes[:num_tiles]
+        if min(offsets.size, num_bytes.size) < num_tiles:
+            raise self._damaged(f"it lists {offsets.size} places and {num_bytes.size} lengths of {num_tiles} tiles")
         coding = Coding(
-            tile=tile,
-            compression=int(page.compression),
-            photometric=int(page.photometric),
-            samples=int(page.samplesperpixel),
-            alpha=alpha,
+            tile=page.tile,
+            compression=page.compression,
+            photometric=page.photometric,
+            samples=page.samples,
+            alpha=page.alphas[0] if page.alphas else 0,
             is_differenced=page.predictor == 2,
-            jpeg_tables=page.jpegtables or b"",
+            jpeg_tables=page.jpeg_tables,
         )
-        return _TiledLevel(size, coding, across, offsets, np.where(offsets == 0, np.uint64(0), num_bytes))
+        return _TiledLevel(page.size, coding, across, offsets, np.where(offsets == 0, np.uint64(0), num_bytes))
 
     def _refuse_cut_short(self) -> None:
         expected = max(int((level.offsets + level.num_bytes).max()) for level in self._tiled)
@@ -207,7 +172,7 @@ class TiffSlide(Slide):
         return pixels
 
     def _whole_tile(self, handle: _Handle, level: int, row: int, column: int) -> Pixels:
-        """A tile that is the answer: given away instead of kept, which saves a copy."""
+        """A tile that is the whole answer: given away instead of kept, which saves a copy."""
         kept = handle.kept((level, row * self._tiled[level].across + column))
         return self._decoded(handle, level, row, column) if kept is None else kept.copy()
 
@@ -242,7 +207,9 @@ class TiffSlide(Slide):
         width = min(tile.width, stored.size.width - column * tile.width)
         given = Size.of(pixels)
         if given.width < width or given.height < height:
-            raise self._damaged(f"tile ({column}, {row}) of level {level} holds {given} pixels")
+            raise self._damaged(
+                f"tile ({column}, {row}) of level {level} is {given.width} x {given.height}, not {width} x {height}"
+            )
         whole = np.full((*tile.shape, 3), 255, np.uint8)
         whole[:height, :width] = pixels[:height, :width]
         return whole
@@ -276,69 +243,45 @@ def _is_reduced(base: Size, size: Size) -> bool:
     return low <= high
 
 
-def _size(page: Any) -> Size:
-    return Size(int(page.imagewidth), int(page.imagelength))
+def _is_level(page: Page) -> bool:
+    """Whether a page may be a level: tiled, and no label, macro image or mask."""
+    words = page.text.split("\n", 1)[-1].split() if page.text.startswith(_APERIO) else []
+    return page.tile is not None and not page.kind & ~_REDUCED and words[:1] not in (["label"], ["macro"])
 
 
-def _foreign(tiff: tifffile.TiffFile) -> str | None:
-    """The vendor's name where pages are no plain pyramid."""
-    page: Any = tiff.pages.first
-    marks = {
-        "Hamamatsu NDPI": page.is_ndpi,
-        "Leica SCN": page.is_scn,
-        "Ventana BIF": page.is_bif,
-        "Philips TIFF": page.is_philips,
-        "Trestle": page.software.startswith("MedScan"),
-    }
-    return next((name for name, is_it in marks.items() if is_it), None)
-
-
-def _is_beside(page: Any) -> bool:
-    """Whether a page is a label, a macro image or a mask, tiled or not."""
-    words = page.description.split("\n", 1)[-1].split() if page.is_svs else []
-    return bool(int(page.subfiletype) & ~_REDUCED) or words[:1] in (["label"], ["macro"])
-
-
-def _unreadable(page: Any) -> str | None:
+def _unreadable(page: Page) -> str | None:
     """Why a level's pixels can't be shown rightly; None when they can."""
-    samples, photometric = int(page.samplesperpixel), int(page.photometric)
-    if page.bitspersample != 8 or page.sampleformat != 1:
-        return f"its samples have {page.bitspersample} bit"
-    if samples > 1 and page.planarconfig != 1:
-        return "its colours lie in separate planes"
-    if int(page.compression) not in codecs.COMPRESSIONS:
-        return f"its compression {int(page.compression)} is not known"
-    if page.fillorder != 1 or page.predictor not in (1, 2) or page.imagedepth != 1:
-        return "its bits, rows or depth are in an unusual order"
-    is_alpha = len(page.extrasamples) == 1 and int(page.extrasamples[0]) in (codecs.PREMULTIPLIED, codecs.STRAIGHT)
-    is_rgba = samples == 4 and is_alpha and int(page.compression) != codecs.JPEG
-    if photometric == codecs.RGB and (samples == 3 or is_rgba):
-        return None
-    if photometric == codecs.YCBCR and samples == 3 and int(page.compression) in (codecs.JPEG, codecs.YCBCR_JPEG2000):
-        return None
-    if photometric in (codecs.BLACK_IS_ZERO, codecs.WHITE_IS_ZERO) and samples == 1:
-        return None
-    return f"its pixels are {samples} samples of photometric interpretation {photometric}, neither RGB nor grey"
+    if page.bits != 8 or page.sample_format != 1:
+        return f"its samples have {page.bits} bit or are no whole numbers"
+    if page.compression not in codecs.COMPRESSIONS:
+        return f"its compression {page.compression} is not known"
+    if not page.is_usual or page.predictor not in (1, 2):
+        return "its colours lie in separate planes, or its bits in an unusual order"
+    if page.tile is not None and page.tile.area > _MOST_TILE_PX:
+        return f"its tiles of {page.tile.width} x {page.tile.height} are too large to be decoded at once"
+    is_rgba = page.samples == 4 and page.alphas in ((codecs.PREMULTIPLIED,), (codecs.STRAIGHT,))
+    kinds = {
+        codecs.RGB: page.samples == 3 or (is_rgba and page.compression != codecs.JPEG),
+        codecs.YCBCR: page.samples == 3 and page.compression in (codecs.JPEG, codecs.YCBCR_JPEG2000),
+        codecs.BLACK_IS_ZERO: page.samples == 1,
+        codecs.WHITE_IS_ZERO: page.samples == 1,
+    }
+    if not kinds.get(page.photometric, False):
+        return f"its pixels are {page.samples} samples of photometric interpretation {page.photometric}"
+    return None
 
 
-def _properties(tiff: tifffile.TiffFile, page: Any) -> dict[str, str]:
-    """An Aperio description's fields by their names; else the few TIFF tags that tell something."""
-    description: str = page.description or ""
-    if page.is_svs:
-        first, *fields = description.split("|")
-        pairs = (field.partition("=") for field in fields)
-        return {"Aperio": " ".join(first.split()), **{name.strip(): value.strip() for name, _, value in pairs}}
-    found = {"Software": page.software, "ImageDescription": "" if tiff.is_ome else description}
-    found |= {name: str(page.tags.valueof(name) or "") for name in ("Make", "Model", "DateTime")}
-    return {name: text for name, text in found.items() if text}
+def _aperio_fields(text: str) -> dict[str, str]:
+    """The fields of an Aperio description; empty for any other."""
+    if not text.startswith(_APERIO):
+        return {}
+    first, *fields = text.split("|")
+    pairs = (field.partition("=") for field in fields)
+    return {"Aperio": " ".join(first.split()), **{name.strip(): value.strip() for name, _, value in pairs}}
 
 
-def _resolution(tiff: tifffile.TiffFile, page: Any, size: Size, properties: dict[str, str]) -> Resolution | None:
-    said = from_aperio(properties) if page.is_svs else None
-    if tiff.is_ome and tiff.ome_metadata:
-        said = from_ome(tiff.ome_metadata, size)
-    if said is not None:
-        return said
-    x, y, unit = (page.tags.valueof(name) for name in ("XResolution", "YResolution", "ResolutionUnit"))
-    is_fraction = isinstance(x, tuple) and isinstance(y, tuple)
-    return from_tags(x, y, int(unit or 2)) if is_fraction else None  # TIFF's default unit is the inch
+def _resolution(structure: Structure, size: Size, properties: dict[str, str]) -> Resolution | None:
+    said = from_ome(structure.ome_xml, size) if structure.ome_xml else from_aperio(properties)
+    if said is None and structure.resolution is not None:
+        return from_tags(*structure.resolution)
+    return said

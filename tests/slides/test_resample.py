@@ -1,0 +1,78 @@
+"""Resampling against the slow obvious way."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from counterstain.geometry import Box, Size
+from counterstain.slides.resample import Pixels, axis_of, resample
+from counterstain.testing.slide_pixels import area_twin, scene
+
+
+def resampled(pixels: Pixels, box: Box, size: Size) -> Pixels:
+    height, width = pixels.shape[:2]
+    rows = axis_of(box.y, box.height / size.height, size.height, height, height)
+    columns = axis_of(box.x, box.width / size.width, size.width, width, width)
+    return resample(pixels[rows.first : rows.last, columns.first : columns.last], rows, columns)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    x=st.floats(-30, 60),
+    y=st.floats(-30, 60),
+    scale_x=st.floats(0.2, 12),
+    scale_y=st.floats(0.2, 12),
+    width=st.integers(1, 20),
+    height=st.integers(1, 20),
+)
+def test_any_box_agrees_with_the_slow_twin(
+    x: float, y: float, scale_x: float, scale_y: float, width: int, height: int
+) -> None:
+    pixels = scene(Size(53, 47))
+    box, size = Box(x, y, width * scale_x, height * scale_y), Size(width, height)
+    difference = np.abs(resampled(pixels, box, size).astype(int) - area_twin(pixels, box, size))
+    assert difference.max() <= 1  # halves are rounded either way
+
+
+@settings(max_examples=60, deadline=None)
+@given(start=st.floats(-20, 120), scale=st.floats(0.05, 30), num=st.integers(1, 40), end=st.floats(99.05, 100.95))
+def test_weights_sum_to_what_lies_on_the_slide(start: float, scale: float, num: int, end: float) -> None:
+    axis = axis_of(start, scale, num, 100, end)
+    edges = np.clip(start + np.arange(num + 1) * scale, 0, end)
+    assert 0 <= axis.first <= axis.last <= 100
+    np.testing.assert_allclose(axis.weights.sum(axis=1), axis.coverage, atol=1e-5)
+    np.testing.assert_allclose(axis.coverage, np.diff(edges) / scale, atol=1e-5)
+
+
+def test_only_the_pixels_under_the_answer_are_asked_for() -> None:
+    axis = axis_of(10, 2, 5, 100, 100)
+    assert (axis.first, axis.last) == (10, 20)
+    axis = axis_of(10.5, 2, 5, 100, 100)
+    assert (axis.first, axis.last) == (10, 21)
+
+
+def test_whole_pixels_are_kept_as_they_are() -> None:
+    pixels = scene(Size(40, 30))
+    assert (resampled(pixels, Box(0, 0, 40, 30), Size(40, 30)) == pixels).all()
+
+
+def test_the_mean_of_a_picture_is_kept() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    small = resampled(pixels, Box(0, 0, 120, 90), Size(37, 29))
+    assert small.mean() == pytest.approx(pixels.mean(), abs=0.1)
+
+
+def test_the_last_pixel_reaches_to_the_end_of_the_slide() -> None:
+    """A level of 10 pixels of a slide that ends at 10.75 of them has nothing else to show there."""
+    stretched = axis_of(10, 0.75, 1, 10, 10.75)
+    assert (stretched.first, stretched.last) == (9, 10)
+    assert stretched.coverage[0] == 1
+    cut = axis_of(9, 1, 1, 10, 9.25)
+    assert cut.coverage[0] == pytest.approx(0.25)
+
+
+def test_nothing_of_the_slide_is_white() -> None:
+    away = axis_of(200, 2, 4, 100, 100)
+    assert away.is_empty
+    assert (resample(np.empty((0, 0, 3), np.uint8), away, away) == 255).all()
