@@ -15,7 +15,10 @@ MASKS = hnp.arrays(bool, st.tuples(st.integers(1, 8), st.integers(1, 8)))
 BOXES = st.builds(Box, st.floats(-30, 60), st.floats(-30, 60), st.floats(0.5, 70), st.floats(0.5, 70))
 
 
-def tissue_of(mask: np.ndarray, origin: Point = Point(3.5, -2.0)) -> Tissue:  # noqa: B008
+CORNER = Point(3.5, -2.0)
+
+
+def tissue_of(mask: np.ndarray, origin: Point = CORNER) -> Tissue:
     return Tissue(mask, Frame(origin, 4.0, 2.5, Size(mask.shape[1], mask.shape[0])))
 
 
