@@ -20,12 +20,19 @@ from counterstain.errors import InputError
 Tree = dict[str, Any]
 
 
-def optional_twin(cls: type[Any]) -> type[Any]:
-    """A dataclass with the fields of another, all optional and None by default, for cyclopts to make flags of."""
+def optional_twin(cls: type[Any], without: tuple[str, ...] = ()) -> type[Any]:
+    """A dataclass with the fields of another, all optional and None by default, for cyclopts to make flags of.
+
+    Args:
+        cls: The other.
+        without: Fields that get no flag.
+    """
     hints = typing.get_type_hints(cls)
     texts = _field_texts(cls)
     fields = []
     for field in dataclasses.fields(cls):
+        if field.name in without:
+            continue
         hint, text = hints[field.name], texts.get(field.name, "")
         help_text = f"{text} [default: {_shown(_default(field))}]"
         if typing.get_origin(hint) is dict:
@@ -41,6 +48,7 @@ def optional_twin(cls: type[Any]) -> type[Any]:
         f"{cls.__name__}Flags", [(name, hint, dataclasses.field(default=default)) for name, hint, default in fields]
     )
     twin.__doc__ = ""
+    twin.__module__ = __name__  # of the standard library's modules cyclopts makes no flags
     return twin
 
 

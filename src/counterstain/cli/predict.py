@@ -84,12 +84,11 @@ def predict(
 
     for name in exports:
         find_writer(name)
+    method = load_dense_method(run)
     entries = slides_of(slides)
     if outline is not None and len(entries) != 1:
         raise InputError(f"--outline was given with {len(entries)} slides; it belongs to one. Predict that one alone.")
-    job = SlideJob(
-        load_dense_method(run), model_digest(run), out, exports, settings or PredictSettings(), mpp, assume_mpp, outline
-    )
+    job = SlideJob(method, model_digest(run), out, exports, settings or PredictSettings(), mpp, assume_mpp, outline)
     outcomes = run_all({entry.slide_id: _work(entry, job) for entry in entries}, out)
     failed = [
         {"slide": failure.slide_id, "kind": failure.kind, "reason": failure.reason} for failure in outcomes.failures
