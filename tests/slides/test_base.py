@@ -4,7 +4,7 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -42,9 +42,6 @@ class PaintedSlide(Slide):
             raise DamagedSlideError("here it is broken")
         columns = (np.arange(box.x, box.right) + 0.5) * self.levels[level].downsample_x / 500
         return np.broadcast_to(columns.astype(np.uint8)[None, :, None], (*box.size.shape, 3)).copy()
-
-    def _close(self, handle: Any) -> None:
-        assert handle == os.getpid(), "a handle of another process is closed"
 
 
 class Pyramid(PaintedSlide):

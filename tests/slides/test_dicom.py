@@ -1,6 +1,5 @@
 """DICOM: the exam with both engines, series and folders."""
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -114,14 +113,30 @@ def test_frames_damaged_after_opening_are_named(tmp_path: Path, syntax: str) -> 
         slide.read(Box.whole(SIZE), 0.5)
 
 
-def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
+@pytest.mark.parametrize("syntax", ["raw", "jpegls"])
+def test_a_file_overwritten_after_opening_is_named(tmp_path: Path, syntax: str) -> None:
+    path = write_dicom(tmp_path / "series", scene(SIZE), 0.5, syntax=syntax)
+    slide = DicomSlide(path)
+    path.write_bytes(bytes(1000))
+    with pytest.raises(DamagedSlideError, match=r"level0\.dcm"):
+        slide.read(Box.whole(SIZE), 0.5)
+
+
+def test_what_neither_engine_opens_has_both_reasons(tmp_path: Path) -> None:
+    from pydicom import dcmread
+
     path = write_dicom(tmp_path / "series", scene(SIZE), 0.5, syntax="jpegls")
-    script = (
-        "import sys; sys.modules['wsidicom'] = None\n"
-        "from counterstain.errors import MissingExtraError\nfrom counterstain.slides import open_slide\n"
-        f"try: open_slide({str(path)!r})\nexcept MissingExtraError as error: print(error)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "counterstain[dicom]" in done.stdout
-    assert "Unsupported transfer syntax" in done.stdout
-    assert MissingExtraError.__name__ not in done.stderr
+    data = dcmread(path)
+    del data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    data.save_as(path)
+    with pytest.raises(DamagedSlideError, match=r"OpenSlide \(.*transfer syntax.*wsidicom \(WsiDicomNoResolution"):
+        DicomSlide(path)
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_dicom(tmp_path / "series", scene(SIZE), 0.5, syntax="jpegls")
+    monkeypatch.setitem(sys.modules, "wsidicom", None)
+    with pytest.raises(MissingExtraError, match=r"counterstain\[dicom\]") as missing:
+        open_slide(path)
+    assert "Unsupported transfer syntax" in str(missing.value)
+    assert open_slide(write_dicom(tmp_path / "usual", scene(SIZE), 0.5)).size == SIZE

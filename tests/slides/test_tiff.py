@@ -212,6 +212,15 @@ def test_labels_and_thumbnails_are_no_levels(tmp_path: Path) -> None:
     assert slide.properties["Aperio"] == "Aperio Image Library 200x160"
 
 
+def test_a_list_of_too_few_tiles_is_damaged(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "slide.tif", scene(SIZE), 0.5, TiffDialect(factors=()))
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tag = tiff.pages.first.tags["ImageLength"]
+        tag.overwrite(1000)
+    with pytest.raises(DamagedSlideError, match="12 lengths of 64 tiles"):
+        TiffSlide(path)
+
+
 @pytest.mark.parametrize(
     ("reason", "pixels", "extra"),
     [

@@ -295,8 +295,9 @@ class Slide(ABC):
         return max(fits, key=lambda number: self.levels[number].downsample_x, default=0)
 
     def _pixels(self, number: int, box: Box) -> Pixels:
-        # A forked process shares its parent's file positions: it needs handles of its own.
-        if self._handle is None or self._process != os.getpid():
+        if self._process != os.getpid():
+            self.close()  # a forked process shares its parent's file positions: it needs handles of its own
+        if self._handle is None:
             self._handle, self._process = self._open(), os.getpid()
         try:
             return self._decode(self._handle, number, box)

@@ -16,7 +16,7 @@ import openslide
 
 from counterstain.errors import MissingExtraError
 from counterstain.geometry import Box, Size
-from counterstain.slides.base import Header, Level, Resolution, Slide
+from counterstain.slides.base import Header, Level, Slide
 from counterstain.slides.openslide import decode_box, header_of
 from counterstain.slides.resample import Pixels
 from counterstain.slides.resolution import from_metadata
@@ -120,7 +120,8 @@ class DicomSlide(Slide):
             with WsiDicom.open(list(self._files)) as handle:
                 sizes = [Size(level.size.width, level.size.height) for level in handle.levels]
                 levels = tuple(Level.of(size, sizes[0]) for size in sizes)
-                return Header(levels, _resolution(handle.levels[0]), None, {"Engine": "wsidicom"})
+                mpp = handle.levels[0].mpp
+                return Header(levels, from_metadata(mpp.width, mpp.height), None, {"Engine": "wsidicom"})
         except _wsidicom_errors() as error:
             reasons = f"OpenSlide ({refusal}) nor wsidicom ({type(error).__name__}: {error})"
             raise self._damaged(f"neither {reasons} can open it") from error
@@ -149,15 +150,6 @@ def _wsidicom_errors() -> tuple[type[Exception], ...]:
     own = (item for module in modules for item in module.values() if isinstance(item, type))
     decoders = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, EOFError, OSError, struct.error)
     return (*(item for item in own if issubclass(item, Exception)), *decoders)
-
-
-def _resolution(level: Any) -> Resolution | None:
-    from wsidicom.errors import WsiDicomNoResolutionError
-
-    try:
-        return from_metadata(level.mpp.width, level.mpp.height)
-    except WsiDicomNoResolutionError:
-        return None
 
 
 def _slide_files(paths: Iterable[Path]) -> list[Path]:
