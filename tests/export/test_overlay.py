@@ -10,6 +10,10 @@ from PIL import Image
 from counterstain.errors import InputError
 from counterstain.export import OverlaySettings, write_overlay
 from counterstain.export.overlay import (
+    _GUTTER,
+    _LEGEND_TOP,
+    _MARGIN,
+    _ROW,
     Layout,
     area_text,
     blend,
@@ -94,16 +98,16 @@ def test_nothing_overlaps_whatever_the_slide_s_shape(tmp_path: Path, height: int
     layout = Layout.of(slide_map, 900)
     num_rows = -(-num_classes // layout.columns)
     left, top = layout.legend
-    legend = (left, top, left + layout.legend_width, top + 76 + 34 * num_rows)
+    legend = (left, top, left + layout.legend_width, top + _LEGEND_TOP + _ROW * num_rows)
     boxes = [(x, y, x + layout.panel.width, y + layout.panel.height) for x, y in layout.panels] + [legend]
     for number, (left, top, right, bottom) in enumerate(boxes):
-        assert left >= 44
+        assert left >= _MARGIN
         assert top > 122
-        assert right <= layout.width - 44
-        assert bottom <= layout.height - 44
+        assert right <= layout.width - _MARGIN
+        assert bottom <= layout.height - _MARGIN
         for other in boxes[:number]:
             assert left >= other[2] or right <= other[0] or top >= other[3] or bottom <= other[1]
-    assert layout.columns * layout.cell + 40 * (layout.columns - 1) <= layout.legend_width + 1e-6
+    assert layout.columns * layout.cell + _GUTTER * (layout.columns - 1) <= layout.legend_width + 1e-6
     assert layout.columns * num_rows >= num_classes
 
 

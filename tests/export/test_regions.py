@@ -45,7 +45,7 @@ def of_class(found: list[Region], name: str) -> shapely.Geometry:
     return shapely.union_all([region.polygon for region in found if region.class_name == name])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(LABELS)
 def test_regions_differ_from_the_union_of_boxes_by_cut_corners_alone(
     tmp_path_factory: pytest.TempPathFactory, label: Labels
@@ -216,7 +216,7 @@ def test_settings_that_mean_nothing_are_refused(name: str, value: float) -> None
 
 def test_finished_regions_are_given_out_before_the_sweep_ends(tmp_path: Path) -> None:
     """The first rows' regions come although the last rows can't be read."""
-    label = patchwork(256, 64)
+    label = patchwork(512, 64)
     slide_map = plant_map(tmp_path, label)
     (slide_map.path / "label" / "c" / "3" / "0").write_bytes(b"damaged")
     found: list[Region] = []

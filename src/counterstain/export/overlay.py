@@ -36,8 +36,8 @@ _MARGIN, _GAP = 44, 28
 _HEADER, _CAPTION = 122, 34  # heights
 _ROW, _LEGEND_TOP = 34, 76  # heights of a legend's line and of what stands above its lines
 _NARROW = 900  # width of panels under which no legend fits
-_NUMBERS, _SHARE = 214, 90  # widths in a legend's column: area and share, share alone
-_GUTTER, _MOST = 40, 560  # widths between a legend's columns and of the widest of them
+_NUMBERS, _SHARE = 182, 76  # widths in a legend's column: area and share, share alone
+_GUTTER, _LEAST, _MOST = 28, 420, 560  # widths: between a legend's columns, of a legend, of a column
 _WIDE = 1.7  # width to height of a slide whose panels go one above the other
 _SOURCES = {
     "user": "as given",
@@ -151,7 +151,7 @@ class Layout:
     def of(cls, slide_map: SlideMap, panel_px: int) -> Self:
         """The layout for a slide's shape in um and the number of its classes."""
         panel, names = panel_size(slide_map, panel_px), slide_map.classes.names
-        cell = min(_MOST, 30 + max(width_of(name, 18) for name in names) + _NUMBERS)
+        cell = min(_MOST, 30 + max(width_of(name, 17) for name in names) + _NUMBERS)
         left, top = _MARGIN, _HEADER + _CAPTION
         if panel.width > _WIDE * panel.height:
             second = (left, top + panel.height + _CAPTION + 16)
@@ -162,7 +162,7 @@ class Layout:
         bottom = second[1] + panel.height
         is_beside = content < _NARROW
         legend = (left + content + _GAP + 8, top) if is_beside else (left, bottom + 32)
-        legend_width = round(cell) if is_beside else content
+        legend_width = round(max(cell, _LEAST)) if is_beside else content
         columns, cell = columns_of(len(names), legend_width, cell)
         legend_bottom = legend[1] + _LEGEND_TOP + _ROW * -(-len(names) // columns)
         right = legend[0] + legend_width if is_beside else left + content
@@ -315,7 +315,7 @@ def _draw_legend(sheet: Sheet, slide_map: SlideMap, summary: Summary, layout: La
     bounds, mpp = slide_map.slide.bounds, slide_map.slide.mpp
     scanned = bounds.area * mpp.x * mpp.y / 1e6
     line = f"{area_text(summary.covered_mm2)} mapped of {area_text(scanned)} scanned"
-    sheet.text((x, y + 16), line, 17, _SOFT)
+    sheet.text((x, y + 16), fitted(line, 17, layout.legend_width), 17, _SOFT)
     _draw_shares(sheet, slide_map, summary, layout)
     num_rows = -(-len(summary.classes) // layout.columns)
     for number, (entry, color) in enumerate(zip(summary.classes, slide_map.classes.colors, strict=True)):
@@ -324,7 +324,7 @@ def _draw_legend(sheet: Sheet, slide_map: SlideMap, summary: Summary, layout: La
         sheet.rounded((left, base - 16), (18, 18), 4, fc=_unit(color), ec=_SOFT, lw=0.5)
         sheet.text((right, base), share_text(entry.fraction), 17, _INK, right=True)
         sheet.text((right - _SHARE, base), area_text(entry.area_mm2), 17, _SOFT, right=True)
-        sheet.text((left + 30, base), fitted(entry.name, 18, layout.cell - _NUMBERS - 30), 18, _INK)
+        sheet.text((left + 30, base), fitted(entry.name, 17, layout.cell - _NUMBERS - 30), 17, _INK)
 
 
 def _draw_shares(sheet: Sheet, slide_map: SlideMap, summary: Summary, layout: Layout) -> None:

@@ -27,7 +27,7 @@ from counterstain.errors import InputError
 from counterstain.geometry import Box, Frame
 from counterstain.results import Region, SlideMap
 
-_BLOCK_PX = 2048
+_BLOCK_PX = 1024
 _SLIVER = 1e-3  # map pixels of area under which what a cut leaves is nothing
 _EDGE_PX = 1e-6  # level-0 pixels by which a region may leave the scanned part before it is cut
 

@@ -10,16 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyBboxPatch, Rectangle
-from matplotlib.textpath import TextToPath
 
 DPI = 100
 _POINTS = 72 / DPI
 
-_MEASURE = TextToPath()
+_MEASURE: Any = RendererAgg(1, 1, DPI)  # type: ignore[no-untyped-call]
 
 Color = str | tuple[float, float, float]
 
@@ -71,7 +70,7 @@ class Sheet:
 def width_of(text: str, size: float, *, bold: bool = False) -> float:
     """How many pixels wide a line would be."""
     width, _, _ = _MEASURE.get_text_width_height_descent(text, _font(size, bold), ismath=False)
-    return float(width) / _POINTS
+    return float(width)
 
 
 def fitted(text: str, size: float, width: float, *, bold: bool = False) -> str:

@@ -77,8 +77,8 @@ def plant_map(
     planted = SlideMap(folder / "map.zarr", frame, classes, record, inputs_hash="f" * 64)
     group = zarr.open_group(planted.path, mode="w")
     values = _spread(label, len(classes)) if probability is None else probability
-    group.create_array("label", data=label, chunks=(64, 64), fill_value=UNCOVERED)
-    group.create_array("probability", data=values, chunks=(1, 64, 64), fill_value=np.nan)
+    group.create_array("label", data=label, chunks=(128, 128), fill_value=UNCOVERED)
+    group.create_array("probability", data=values, chunks=(1, 128, 128), fill_value=np.nan)
     group.attrs.update({**planted.attributes(), "complete": True})
     return SlideMap.open(planted.path)
 
