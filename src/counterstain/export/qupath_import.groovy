@@ -6,6 +6,7 @@
  * the same result are replaced, everything else in the project is left alone.
  *
  * In QuPath: open or create a project, then Automate > Script editor, open this file, Run, and choose the output folder.
+ * Close the image in the viewer first: saved later, it would put back the objects that it had before.
  * From a terminal: QuPath script --project=project.qpproj --args=/path/to/out qupath_import.groovy
  * A second argument names the files: --args=/path/to/out --args=tiles.geojson
  *
@@ -24,11 +25,17 @@ def project = getProject()
 if (project == null) {
     throw new IllegalStateException('No project is open. Open or create one, then run this script again.')
 }
-def folder = args ? new File(args[0]) : FileChoosers.promptForDirectory('Output folder of the run', null)
+def given
+try {
+    given = args ?: []
+} catch (MissingPropertyException ignored) {
+    given = []
+}
+def folder = given ? new File(given[0]) : FileChoosers.promptForDirectory('Output folder of the run', null)
 if (folder == null) {
     return
 }
-def fileName = args && args.size() > 1 ? args[1] : 'regions.geojson'
+def fileName = given.size() > 1 ? given[1] : 'regions.geojson'
 
 /** What a file says of itself; it stands before the objects, so that nothing else needs to be read. */
 def readMember(File file) {
