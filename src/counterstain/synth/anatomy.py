@@ -36,16 +36,18 @@ from counterstain.synth.pieces import Pieces
 Labels = npt.NDArray[np.uint8]
 
 SCENE_CLASSES = Classes(
-    ("tumour epithelium", "stroma", "lymphocytes", "necrosis", "normal epithelium", "white", "glass"),
+    ("tumour epithelium", "stroma", "lymphocytes", "necrosis", "normal tissue", "white", "glass"),
     ((205, 51, 51), (255, 165, 0), (65, 105, 225), (0, 200, 0), (160, 60, 190), (235, 235, 235), (255, 255, 255)),
     background="glass",
 )
-"""What a scene holds: `white` is fat and the lumens of glands, `glass` is where no tissue is."""
+"""What a scene holds: `normal tissue` is glands and what lies between them, `white` is fat and the lumens of glands,
+`glass` is where no tissue is."""
 
 TUMOUR, STROMA, LYMPHOCYTES, NECROSIS, NORMAL, WHITE, GLASS = range(7)
 
 _SLOPE = 1.66  # root mean square gradient of `noise` times its spacing; measured
 GLAND_WALL_UM = 15.0
+_COLLAR_UM = 20.0  # tissue this close to a normal gland is normal tissue, whatever it looks like
 _FAR_UM = 45.0  # a tissue this far off changes nothing, so its field need not be computed
 _SECOND = 0.53  # the second lattice of broad noise, as a part of the first's spacing
 _SUM_STD = (1 + 0.7**2) ** 0.5
@@ -69,7 +71,7 @@ class Composition:
     """
 
     tumour: float = 0.5
-    nests: float = 0.62
+    nests: float = 0.64
     necrosis: float = 0.18
     lymphocytes: float = 0.16
     normal: float = 0.22
@@ -109,7 +111,7 @@ class Fields:
     def layers(self) -> list[tuple[int, Floats | None]]:
         """(class, field) from the bottom up; stroma lies under all of them."""
         return [
-            (NORMAL, self.normal),
+            (NORMAL, None if self.normal is None else self.normal + np.float32(_COLLAR_UM)),
             (WHITE, self.fat),
             (LYMPHOCYTES, self.lymphocytes),
             (TUMOUR, self.nests),
@@ -136,7 +138,7 @@ class Anatomy:
 
     def __init__(self, seed: int, composition: Composition, region_um: float, pieces: Pieces | None) -> None:
         self.seed, self.composition, self.region_um, self.pieces = seed, composition, region_um, pieces
-        self._lobules = Scatter(key_of(seed, "glands"), 82.0, 0.5)
+        self._lobules = Scatter(key_of(seed, "glands"), 76.0, 0.5)
 
     def fields(self, ys: Places, xs: Places) -> Fields:
         """All fields at the nodes of a lattice.
@@ -196,6 +198,8 @@ class Anatomy:
         spacing = 56.0
         value = self._broad("nests", spacing, ys, xs) - np.float32(_threshold(self.composition.nests))
         nests: Floats = value * np.float32(spacing / _SLOPE)
+        # Sheets of tumour here, small nests far apart there
+        nests += self._noise("sheets", 0.12 * self.region_um, ys, xs) * np.float32(26)
         nests += self._noise("nests rough", 9.0, ys, xs) * np.float32(2.2)
         nests += self._noise("nests fine", 3.6, ys, xs) * np.float32(0.7)
         np.minimum(nests, 0.7 * bed, out=nests)

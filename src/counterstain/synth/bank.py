@@ -244,13 +244,14 @@ class BankPlane:
         labels = np.empty((len(rows), len(columns)), np.uint8)
         # The patch that weighs most at a pixel is the one whose cell, moved by half an overlap, holds it.
         half = self.bank.settings.overlap_px // 2
-        cell_rows, cell_columns = (rows - half) // self._pitch.height, (columns - half) // self._pitch.width
-        for row in np.unique(cell_rows).tolist():
-            for column in np.unique(cell_columns).tolist():
-                down, across = np.flatnonzero(cell_rows == row), np.flatnonzero(cell_columns == column)
-                truth = self._truth(row, column)
-                y, x = rows[down] - row * self._pitch.height, columns[across] - column * self._pitch.width
-                labels[np.ix_(down, across)] = truth[np.ix_(y, x)]
+        down = _runs((rows - half) // self._pitch.height)
+        across = _runs((columns - half) // self._pitch.width)
+        chosen = self._chosen([row for row, _ in down], [column for column, _ in across])
+        for (row, part), in_row in zip(down, chosen, strict=True):
+            y = rows[part] - row * self._pitch.height
+            for (column, other), cell in zip(across, in_row, strict=True):
+                x = columns[other] - column * self._pitch.width
+                labels[part, other] = self._truth(*cell).take(y, axis=0).take(x, axis=1)
         glass = self._glass(rows, columns)
         if glass is not None:
             labels[glass >= 0.5] = self.classes.index(_GLASS)
@@ -265,32 +266,40 @@ class BankPlane:
         total = np.zeros((*size.shape, 3), np.float32)
         overlap = self.bank.settings.overlap_px
         down, across = _ramp(self.bank.patch.height, overlap), _ramp(self.bank.patch.width, overlap)
-        for row in range(int(rows[0] - overlap) // pitch.height, int(rows[-1]) // pitch.height + 1):
-            for column in range(int(columns[0] - overlap) // pitch.width, int(columns[-1]) // pitch.width + 1):
+        # A patch reaches over the next cell by the overlap, so the cell before the first one counts too.
+        cell_rows = list(range(int(rows[0] - overlap) // pitch.height, int(rows[-1]) // pitch.height + 1))
+        cell_columns = list(range(int(columns[0] - overlap) // pitch.width, int(columns[-1]) // pitch.width + 1))
+        for row, in_row in zip(cell_rows, self._chosen(cell_rows, cell_columns), strict=True):
+            for column, cell in zip(cell_columns, in_row, strict=True):
                 patch = Box(column * pitch.width, row * pitch.height, self.bank.patch.width, self.bank.patch.height)
                 common = patch.intersection(box)
                 if common.is_empty:
                     continue
                 y, x = common.shifted(-patch.x, -patch.y).slices()
                 weights = down[y, None] * across[None, x]
-                total[common.shifted(-box.x, -box.y).slices()] += self._image(row, column)[y, x] * weights[..., None]
+                total[common.shifted(-box.x, -box.y).slices()] += self._image(*cell)[y, x] * weights[..., None]
         if glass is not None:
             total += (np.float32(_GLASS_RGB) - total) * glass[..., None]
         return np.asarray(np.clip(np.rint(total), 0, 255), np.uint8)
 
-    def _chosen(self, row: int, column: int) -> tuple[Entry, int]:
-        """The patch of a cell, and which of the eight ways it is turned."""
-        place = np.array([row]), np.array([column])
+    def _chosen(self, rows: list[int], columns: list[int]) -> list[list[tuple[Entry, int]]]:
+        """For each cell, its patch and which of the eight ways it is turned."""
+        place = np.meshgrid(np.array(rows), np.array(columns), indexing="ij")
         hashes = hashed(key_of(self.settings.seed, "bank"), *place)
-        slow = noise_at(key_of(self.settings.seed, "labels"), _REGION_CELLS, *(at.astype(float) for at in place))
-        # Noise of many places turned into parts of the whole, by its normal distribution's logistic likeness
-        part = 1 / (1 + np.exp(-1.702 * float(slow[0])))
-        group = self._groups[min(int(part * len(self._groups)), len(self._groups) - 1)]
-        number = group[int(again(hashes, 1)[0] * len(group))]
-        return self.bank.entries[number], int(again(hashes, 2)[0] * 8)
+        slow = noise_at(key_of(self.settings.seed, "labels"), _REGION_CELLS, *(at.astype(np.float64) for at in place))
+        # The normal distribution's likeness to the logistic one turns noise into parts of the whole.
+        groups = np.minimum(len(self._groups) / (1 + np.exp(-1.702 * slow)), len(self._groups) - 1).astype(int)
+        parts, ways = again(hashes, 1), (again(hashes, 2) * 8).astype(int)
+        return [
+            [(self._entry(int(group), float(part)), int(way)) for group, part, way in zip(*line, strict=True)]
+            for line in zip(groups, parts, ways, strict=True)
+        ]
 
-    def _image(self, row: int, column: int) -> Pixels:
-        entry, way = self._chosen(row, column)
+    def _entry(self, group: int, part: float) -> Entry:
+        members = self._groups[group]
+        return self.bank.entries[members[int(part * len(members))]]
+
+    def _image(self, entry: Entry, way: int) -> Pixels:
         pixels = _decoded(entry.image, "RGB")
         if Size.of(pixels) != self.bank.patch:
             raise InputError(f"{entry.image} is {Size.of(pixels)}, others of its bank are {self.bank.patch}.")
@@ -298,8 +307,7 @@ class BankPlane:
             pixels = _harmonised(entry.image, self._leader)
         return _turned(pixels, way)
 
-    def _truth(self, row: int, column: int) -> Labels:
-        entry, way = self._chosen(row, column)
+    def _truth(self, entry: Entry, way: int) -> Labels:
         if entry.mask is None:
             return np.full(self.bank.patch.shape, self.classes.index(entry.label), np.uint8)
         mask = _decoded(entry.mask, "L")
@@ -315,6 +323,15 @@ class BankPlane:
         step_um = _EDGE_STEP_PX * self.mpp
         depth = lattice.finer(self._pieces.depth(lattice.rows * step_um, lattice.columns * step_um))
         return np.asarray(np.clip(0.5 - depth / _EDGE_SOFT_UM, 0, 1), np.float32)
+
+
+def _runs(cells: npt.NDArray[np.int64]) -> list[tuple[int, slice]]:
+    """Each value of an ascending array with the slice where it stands."""
+    values, starts = np.unique(cells, return_index=True)
+    ends = [*starts[1:].tolist(), len(cells)]
+    return [
+        (value, slice(start, end)) for value, start, end in zip(values.tolist(), starts.tolist(), ends, strict=True)
+    ]
 
 
 def _ramp(length: int, overlap: int) -> Floats:

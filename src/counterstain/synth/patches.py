@@ -28,12 +28,12 @@ from counterstain.synth.noise import key_of
 from counterstain.synth.scene import Plane, Scene, SceneSettings
 from counterstain.synth.truth import Wording, wording_of, write_mask
 
-_OVERVIEW_UM, _OVERVIEW_PX, _OVERVIEW_MPP = 5000.0, 6000, 16.0
+_OVERVIEW_UM, _OVERVIEW_PX, _OVERVIEW_MPP = 4000.0, 6000, 16.0
 _RARE = 0.002  # a class that covers less of a patient's tissue is not sought
 _NAMES_APART = 7919
 _SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _ENOUGH = 0.15  # part of a patch that the class it was chosen for covers, at least
-_PURE_EVERY = 4  # every so many patches one is sought that is almost all of its class
+_PURE_EVERY = 2  # every so many patches one is sought that is almost all of its class
 _PURE = 0.85
 _MOST_WHITE = 0.6
 _USUAL_PX = 224
@@ -57,7 +57,7 @@ class PatchSetSettings:
         variation: How far stains and scanners differ between patients.
         num_scanners: How many there are.
         composition: How much of what; what a dataset never holds is left out.
-        region_um: Size of a tumour bed; smaller than on slides, so that patches hold more than one tissue.
+        region_um: Size of a tumour bed.
         jpeg_quality: Patches go through JPEG as scanners' tiles do; None leaves that out.
         bank: Real patches to compose the set from, instead of synthetic tissue.
         bank_names: The bank's classes in the layout's words.
@@ -78,7 +78,7 @@ class PatchSetSettings:
     variation: float = 0.7
     num_scanners: int = 3
     composition: Composition = field(default_factory=Composition)
-    region_um: float = 600.0
+    region_um: float = 900.0
     jpeg_quality: int | None = 85
     bank: BankSettings | None = None
     bank_names: dict[str, str] | None = None
@@ -290,10 +290,10 @@ def _covers(overview: Labels, labels: list[int], cells: int) -> npt.NDArray[np.f
 def _drawn(
     cover: npt.NDArray[np.float64], white: npt.NDArray[np.float64], enough: float, random: np.random.Generator
 ) -> tuple[int, int]:
-    """A window in which a class covers enough and white not too much; else the one where it covers most."""
+    """A window in which a class covers enough and white not too much; else one where it covers most."""
     fits = np.flatnonzero((cover >= enough) & (white <= _MOST_WHITE))
     if not len(fits):
-        fits = np.flatnonzero(cover >= min(0.9 * float(cover.max()), _ENOUGH))
+        fits = np.flatnonzero(cover >= 0.9 * min(float(cover.max()), enough))
     row, column = np.unravel_index(int(random.choice(fits)), cover.shape)
     return int(row), int(column)
 

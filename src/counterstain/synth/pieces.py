@@ -14,6 +14,8 @@ from counterstain.geometry import Box
 from counterstain.synth.noise import Floats, Places, key_of, noise
 
 _ROUGH = ((0.55, 0.09), (0.17, 0.03))  # (spacing, height) as parts of the short axis
+_GAP_UM = 25.0  # of glass along the rim, at least
+_CLEAR = 0.15  # of the short axis: pieces bend away this far from the rim
 _FINE = ((60.0, 7.0), (16.0, 3.0), (5.0, 1.2))  # (spacing, height) in um
 
 
@@ -56,11 +58,13 @@ class Pieces:
         key: For the roughness of edges.
         pieces: At least one.
         rough_um: The size that roughness is measured by.
+        area_um: No tissue reaches the rim of this box.
     """
 
     key: int
     pieces: tuple[_Piece, ...]
     rough_um: float
+    area_um: Box
 
     def depth(self, ys: Places, xs: Places) -> Floats:
         """How deep inside tissue each place of a grid lies, um; negative on glass.
@@ -74,6 +78,8 @@ class Pieces:
             if piece.is_far(ys, xs):
                 continue
             np.maximum(depth, piece.depth(ys, xs), out=depth)
+        edge = self._from_rim(ys, xs)
+        np.minimum(depth, edge - _CLEAR * self.rough_um, out=depth)
         fine = sum(height for _, height in _FINE)
         reach = 4 * (sum(height for _, height in _ROUGH) * self.rough_um + fine)
         if float(depth.max()) < -reach or float(depth.min()) > reach:
@@ -83,7 +89,16 @@ class Pieces:
             depth += octave * np.float32(height * self.rough_um)
         for number, (spacing, height) in enumerate(_FINE):
             depth += noise(self.key + 7 + number, spacing, ys, xs) * np.float32(height)
+        np.minimum(depth, edge - _GAP_UM, out=depth)
         return depth
+
+    def _from_rim(self, ys: Places, xs: Places) -> Floats:
+        """How far inside the area's rim each place lies, um."""
+        area = self.area_um
+        from_sides = np.minimum(xs - area.x, area.right - xs).astype(np.float32)
+        from_ends = np.minimum(ys - area.y, area.bottom - ys).astype(np.float32)
+        nearest: Floats = np.minimum(from_sides[None, :], from_ends[:, None])
+        return nearest
 
 
 def lay_out(seed: int, area_um: Box, covered: float) -> Pieces:
@@ -110,10 +125,10 @@ def lay_out(seed: int, area_um: Box, covered: float) -> Pieces:
             half_width = 0.5 * cell_width * min(0.93, fill * random.uniform(0.92, 1.12))
             half_height = 0.5 * cell_height * fill * random.uniform(0.85, 1.08) * slenderness
             spare_x, spare_y = 0.5 * cell_width - half_width, 0.5 * cell_height - half_height
-            x = area_um.x + (column + 0.5) * cell_width + 0.4 * random.uniform(-spare_x, spare_x)
-            y = area_um.y + (row + 0.5) * cell_height + 0.4 * random.uniform(-spare_y, spare_y)
+            x = area_um.x + (column + 0.5) * cell_width + 0.4 * spare_x * random.uniform(-1, 1)
+            y = area_um.y + (row + 0.5) * cell_height + 0.4 * spare_y * random.uniform(-1, 1)
             is_upright = half_height > half_width
             long_um, short_um = max(half_width, half_height), min(half_width, half_height)
             angle = (np.pi / 2 if is_upright else 0.0) + random.uniform(-0.25, 0.25)
             pieces.append(_Piece(x, y, long_um, short_um, angle, random.uniform(-0.5, 0.5) * short_um))
-    return Pieces(key_of(seed, "outline"), tuple(pieces), min(piece.short_um for piece in pieces))
+    return Pieces(key_of(seed, "outline"), tuple(pieces), min(piece.short_um for piece in pieces), area_um)

@@ -12,8 +12,8 @@ Does not know: what is on the slide.
 
 import math
 import tempfile
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -31,7 +31,7 @@ from counterstain.synth.look import Pixels
 
 Container = Literal["aperio", "generic", "leica"]
 
-_STRIP_BYTES = 96 << 20  # most of a strip of level 0 in memory
+_STRIP_BYTES = 48 << 20  # most of a strip of level 0 in memory
 _STRIP_PX = 512  # rows rendered at once, when memory allows
 _CLASSIC_PX = 3.5e9  # more pixels might pass the 4 GiB of a classic TIFF
 _NM = 1000
@@ -100,13 +100,18 @@ def write_pyramid(path: Path, pyramid: Pyramid, render: Callable[[Box], Pixels])
     """
     sizes = pyramid.level_sizes()
     is_big = pyramid.container == "leica" or sizes[0].area > _CLASSIC_PX
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".levels-") as spool, atomic(path) as temporary:
-        levels = _levels(pyramid, sizes, Path(spool))
-        with tifffile.TiffWriter(temporary, bigtiff=is_big) as tiff:
-            with closing(_coded_strips(pyramid, sizes[0], levels, render)) as tiles:
-                _write_level(tiff, pyramid, sizes, 0, tiles)
-            for number, level in enumerate(levels, 1):
-                _write_level(tiff, pyramid, sizes, number, level.coded())
+    with (
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=".levels-") as spool,
+        atomic(path) as temporary,
+        ExitStack() as spools,
+        tifffile.TiffWriter(temporary, bigtiff=is_big) as tiff,
+    ):
+        files = [spools.enter_context((Path(spool) / str(number)).open("w+b")) for number in range(1, len(sizes))]
+        levels = _levels(pyramid, sizes, files)
+        tiles = spools.enter_context(closing(_coded_strips(pyramid, sizes[0], levels, render)))
+        _write_level(tiff, pyramid, sizes, 0, tiles)
+        for number, level in enumerate(levels, 1):
+            _write_level(tiff, pyramid, sizes, number, level.coded())
 
 
 def _write_level(tiff: Any, pyramid: Pyramid, sizes: list[Size], number: int, tiles: Iterator[bytes]) -> None:
@@ -202,7 +207,7 @@ def _coded(pixels: Pixels, tile: int, quality: int) -> Iterator[bytes]:
             yield coded
 
 
-def _levels(pyramid: Pyramid, sizes: list[Size], spool: Path) -> list["_Level"]:
+def _levels(pyramid: Pyramid, sizes: list[Size], files: Sequence[IO[bytes]]) -> list["_Level"]:
     """The smaller levels, each fed by the one above it."""
     downs = [(1.0, 1.0), *(_scale(sizes[0], size) for size in sizes[1:])]
     levels: list[_Level] = []
@@ -210,7 +215,7 @@ def _levels(pyramid: Pyramid, sizes: list[Size], spool: Path) -> list["_Level"]:
         scale = (downs[number][0] / downs[number - 1][0], downs[number][1] / downs[number - 1][1])
         coding = pyramid.tile_px, pyramid.jpeg_quality
         below = levels[0] if levels else None
-        levels.insert(0, _Level(sizes[number - 1], sizes[number], scale, coding, spool / str(number), below))
+        levels.insert(0, _Level(sizes[number - 1], sizes[number], scale, coding, files[number - 1], below))
     return levels
 
 
@@ -233,11 +238,11 @@ class _Level:
         size: Size,
         scale: tuple[float, float],
         coding: tuple[int, int],
-        path: Path,
+        spool: IO[bytes],
         below: "_Level | None",
     ) -> None:
         self._above, self._size, self._scale, self._coding, self._below = above, size, scale, coding, below
-        self._spool: IO[bytes] = path.open("w+b")
+        self._spool = spool
         self._lengths: list[int] = []
         self._rows = np.empty((0, size.width, 3), np.uint8)
         self._first_row, self._done = 0, 0
@@ -258,9 +263,8 @@ class _Level:
         """The coded tiles, row by row; once, after the last row of the level above."""
         assert self._done == self._size.height, "a level is missing rows"
         self._spool.seek(0)
-        with self._spool:
-            for length in self._lengths:
-                yield self._spool.read(length)
+        for length in self._lengths:
+            yield self._spool.read(length)
 
     def _emit(self, end: int) -> None:
         top = self._done * self._scale[1] - self._first_row

@@ -35,9 +35,10 @@ from counterstain.synth.truth import (
     write_mask,
 )
 
-_TRUTH_PX = 5000  # the truth's longer side has at most so many pixels, unless its mpp is given
+_TRUTH_PX = 4000  # the truth's longer side has at most so many pixels, unless its mpp is given
 _SMALL_PX = 768  # levels are added until the last is no longer than this on its longer side
 _REPEAT_BLOCK_PX = 2048
+_WHITE = (255, 255, 255)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class SlideSettings:
         downsamples: Of the smaller levels; fours until the last is small when None.
         tile_px: Width and height of tiles, a multiple of 16.
         jpeg_quality: 1 to 100.
-        truth_mpp: um/px of the truth; 2, or what makes 5,000 px of the longer side, when None.
+        truth_mpp: um/px of the truth; 2, or what makes 4,000 px of the longer side, when None.
         is_truth_raster: Whether the truth is also written as an image.
         repeat_px: Width and height of a block that is rendered once and repeated; None renders all.
         bank: Real patches that the slide is composed from, instead of synthetic tissue.
@@ -149,14 +150,17 @@ def write_slide(path: Path, settings: SlideSettings, truth: Path | None = None) 
     path = Path(path)
     truth = path.with_suffix(".truth.geojson") if truth is None else Path(truth)
     raster = truth.with_suffix(".png") if settings.is_truth_raster else None
-    for output in (path, truth, raster):
-        if output is not None:
-            refuse_overwrite(output)
-            output.parent.mkdir(parents=True, exist_ok=True)
+    outputs = [output for output in (path, truth, raster) if output is not None]
+    for output in outputs:
+        refuse_overwrite(output)
     pyramid = settings.pyramid()
+    layout = None if settings.layout is None or settings.bank is not None else find_layout(settings.layout)
+    for output in outputs:
+        output.parent.mkdir(parents=True, exist_ok=True)
     with _plane(settings, path.parent) as plane:
+        wording = Wording.own(plane.classes) if layout is None else wording_of(layout)
         write_pyramid(path, pyramid, plane.render)
-        return _write_truth(plane, settings, truth, raster)
+        return _write_truth(plane, settings, wording, truth, raster)
 
 
 @contextmanager
@@ -225,12 +229,9 @@ class RepeatedPlane:
         return whole.take(within, axis=0).take((columns - round(self.block.x)) % size.width, axis=1)
 
 
-def _write_truth(plane: Plane, settings: SlideSettings, path: Path, raster: Path | None) -> SlideTruth:
-    wording = Wording.own(plane.classes)
-    ignore_color = (255, 255, 255)
-    if settings.layout is not None and settings.bank is None:
-        layout = find_layout(settings.layout)
-        wording, ignore_color = wording_of(layout), layout.mask_ignore_color
+def _write_truth(
+    plane: Plane, settings: SlideSettings, wording: Wording, path: Path, raster: Path | None
+) -> SlideTruth:
     area = settings.scanned
     longer_um = max(area.width, area.height) * settings.mpp
     mpp = settings.truth_mpp or max(2.0, longer_um / _TRUTH_PX)
@@ -238,6 +239,6 @@ def _write_truth(plane: Plane, settings: SlideSettings, path: Path, raster: Path
     regions = outline(labels, frame, wording, settings.mpp)
     write_geojson(path, regions, wording.classes)
     if raster is not None:
-        write_mask(raster, labels, wording.classes, wording.ignore, ignore_color)
+        write_mask(raster, labels, wording.classes, wording.ignore, _WHITE)
     areas = {name: float((labels == number).sum()) * mpp**2 / 1e6 for number, name in enumerate(wording.classes.names)}
     return SlideTruth(path, raster, frame, mpp, wording.classes, tuple(regions), areas)

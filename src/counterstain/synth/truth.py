@@ -34,21 +34,21 @@ LAYOUT_NAMES: dict[str, dict[str, str]] = {
         "necrosis": "necrosis",
         "lymphocytes": "lymphocytes",
         "stroma": "tumour-associated stroma",
-        "normal epithelium": "tumour-associated stroma",
+        "normal tissue": "tumour-associated stroma",
     },
     "bcss_wsss": {
         "tumour epithelium": "tumour",
         "stroma": "stroma",
         "lymphocytes": "lymphocytic infiltrate",
         "necrosis": "necrosis",
-        "normal epithelium": "stroma",
+        "normal tissue": "stroma",
     },
     "wsss4luad": {
         "tumour epithelium": "tumour",
         "stroma": "stroma",
         "lymphocytes": "stroma",
         "necrosis": "stroma",
-        "normal epithelium": "normal",
+        "normal tissue": "normal",
     },
 }
 """A scene's classes in each dataset's words; what is not named is white background, which scoring leaves out."""
