@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counterstain.geometry import Box, Size
-from counterstain.slides.resample import Pixels, axis_of, resample
+from counterstain.slides.resample import Pixels, axis_of, reduce, resample
 from counterstain.testing.slide_pixels import area_twin, scene
 
 
@@ -76,3 +76,12 @@ def test_nothing_of_the_slide_is_white() -> None:
     away = axis_of(200, 2, 4, 100, 100)
     assert away.is_empty
     assert (resample(np.empty((0, 0, 3), np.uint8), away, away) == 255).all()
+
+
+@pytest.mark.parametrize("factors", [(1, 1), (2, 2), (3, 5), (8, 1)])
+def test_blocks_of_whole_pixels_take_the_short_way_to_the_same(factors: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8 * factors[1], 9 * factors[0], 3), np.uint8)
+    short, long = reduce(pixels, factors), resampled(pixels, Box.whole(Size.of(pixels)), Size(9, 8))
+    assert short.shape == long.shape == (8, 9, 3)
+    assert np.abs(short.astype(int) - long).max() <= 1
+    short[:] = 0  # the caller's own

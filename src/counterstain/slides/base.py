@@ -21,7 +21,7 @@ from counterstain.errors import DamagedSlideError, InputError, MissingResolution
 from counterstain.files import existing, file_hash
 from counterstain.geometry import Box, Frame, Mpp, Size
 from counterstain.results import SlideRecord
-from counterstain.slides.resample import Pixels, axis_of, resample
+from counterstain.slides.resample import Pixels, axis_of, reduce, resample
 
 _PIECE_PX = 1024  # side of what is resampled at once, in pixels of the source or the answer, whichever are more
 _LEVEL_SLACK = 1e-3  # a level coarser than asked for by this much is still taken: enlarging it so little costs nothing
@@ -250,9 +250,9 @@ class Slide(ABC):
         number = self._level_for(min(box.width / size.width, box.height / size.height))
         level = self.levels[number]
         on_level = box.scaled(1 / level.downsample_x, 1 / level.downsample_y)
-        whole = Box(round(on_level.x), round(on_level.y), size.width, size.height)
-        if _is_nearly(on_level, whole):
-            if Box.whole(level.size).contains(whole):
+        whole, factors = _whole(on_level, size)
+        if whole is not None:
+            if factors == (1, 1) and Box.whole(level.size).contains(whole):
                 return self._pixels(number, whole)
             on_level = whole
         return self._resampled(number, on_level, size)
@@ -321,6 +321,9 @@ class Slide(ABC):
 
     def _piece(self, number: int, on_level: Box, size: Size) -> Pixels:
         level = self.levels[number]
+        whole, factors = _whole(on_level, size)
+        if whole is not None and Box.whole(level.size).contains(whole):
+            return reduce(self._pixels(number, whole), factors)
         scale_x, scale_y = on_level.width / size.width, on_level.height / size.height
         end_x, end_y = self.size.width / level.downsample_x, self.size.height / level.downsample_y
         columns = axis_of(on_level.x, scale_x, size.width, level.size.width, end_x)
@@ -331,18 +334,16 @@ class Slide(ABC):
 
     def _damaged(self, reason: object) -> DamagedSlideError:
         """The error for pixels or a header that can't be decoded."""
-        return damaged(self.path, reason)
+        return DamagedSlideError(damage(self.path, reason))
 
     def _unsupported(self, reason: object, remedy: str) -> UnsupportedSlideError:
         """The error for a file that this reader can't show rightly."""
         return UnsupportedSlideError(f"Slide '{self.path}' can't be read: {_one_line(reason)}. {remedy}")
 
 
-def damaged(path: Path, reason: object) -> DamagedSlideError:
-    """The error for a slide file that can't be decoded, with its remedy."""
-    return DamagedSlideError(
-        f"Slide '{path}' is damaged: {_one_line(reason)}. Copy it again from its source, or leave it out."
-    )
+def damage(path: Path, reason: object) -> str:
+    """What is said of a slide file that can't be decoded, in one line with its remedy."""
+    return f"Slide '{path}' is damaged: {_one_line(reason)}. Copy it again from its source, or leave it out."
 
 
 def _one_line(reason: object) -> str:
@@ -358,9 +359,12 @@ def _mpp_of(mpp: Mpp | float) -> Mpp:
     return mpp if isinstance(mpp, Mpp) else Mpp.square(mpp)
 
 
-def _is_nearly(box: Box, whole: Box) -> bool:
+def _whole(box: Box, size: Size) -> tuple[Box | None, tuple[int, int]]:
+    """The box moved onto whole pixels where a whole number of them lies under each pixel of the answer, and those."""
+    across, down = max(1, round(box.width / size.width)), max(1, round(box.height / size.height))
+    whole = Box(round(box.x), round(box.y), size.width * across, size.height * down)
     pairs = ((box.x, whole.x), (box.y, whole.y), (box.right, whole.right), (box.bottom, whole.bottom))
-    return all(abs(one - other) <= _WHOLE for one, other in pairs)
+    return (whole if all(abs(one - other) <= _WHOLE for one, other in pairs) else None), (across, down)
 
 
 def frame_of(slide: Slide, mpp: float) -> Frame:

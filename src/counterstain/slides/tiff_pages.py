@@ -20,7 +20,7 @@ import tifffile
 
 from counterstain.errors import DamagedSlideError
 from counterstain.geometry import Size
-from counterstain.slides.base import damaged
+from counterstain.slides.base import damage
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SCANNED_PAGES = 16  # looked at for a tiled one; a pyramid has fewer, a stack of thousands of planes has more
@@ -128,7 +128,7 @@ def read_structure(path: Path) -> Structure:
         pages = tuple(_page(page) for page in tiff.pages)
         for page in pages:
             if min(min(part.size.shape + (part.tile or part.size).shape) for part in (page, *page.sub_pages)) < 1:
-                raise damaged(path, f"a page of {page.size} in tiles of {page.tile}, or one of its SubIFDs, is empty")
+                raise DamagedSlideError(damage(path, f"a page of {page.size}, or one of its SubIFDs, is empty"))
         return Structure(
             pages=pages,
             foreign=_foreign(tiff),
@@ -145,7 +145,8 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
         with np.errstate(all="ignore"), tifffile.TiffFile(path) as tiff:
             yield tiff
     except _STRUCTURE_ERRORS as error:
-        raise damaged(path, f"its TIFF structure can't be read ({type(error).__name__}: {error})") from error
+        reason = f"its TIFF structure can't be read ({type(error).__name__}: {error})"
+        raise DamagedSlideError(damage(path, reason)) from error
 
 
 def _foreign(tiff: tifffile.TiffFile) -> str | None:
