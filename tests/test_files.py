@@ -4,7 +4,16 @@ from pathlib import Path
 import pytest
 
 from counterstain.errors import ExistingOutputError, MissingFileError
-from counterstain.files import atomic, existing, file_hash, read_json, refuse_overwrite, settings_hash, write_json
+from counterstain.files import (
+    atomic,
+    atomic_folder,
+    existing,
+    file_hash,
+    read_json,
+    refuse_overwrite,
+    settings_hash,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -34,6 +43,27 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         existing(tmp_path / "none.svs", "a slide")
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "none.json")
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "set"
+    with atomic_folder(target) as temporary:
+        (temporary / "a").write_text("a")
+        assert not target.exists()
+    assert [path.name for path in target.iterdir()] == ["a"]
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "other") as temporary:
+        (temporary / "a").write_text("a")
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+
+
+def test_only_an_empty_folder_is_written_into(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with atomic_folder(tmp_path / "empty") as temporary:
+        (temporary / "a").write_text("a")
+    with pytest.raises(ExistingOutputError, match="empty exists already"), atomic_folder(tmp_path / "empty"):
+        pass
+    assert (tmp_path / "empty" / "a").read_text() == "a"
 
 
 def test_outputs_are_not_overwritten(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from counterstain.data import open_patches
 from counterstain.errors import ExistingOutputError, InputError, UnknownNameError
 from counterstain.layouts import LAYOUTS, LUAD_HISTOSEG, WSSS4LUAD, PatchLayout
 from counterstain.synth.bank import BankSettings
@@ -65,6 +66,17 @@ def test_training_patches_have_no_mask_anywhere(written: tuple[Path, PatchLayout
         with Image.open(path) as image:
             assert image.mode == "RGB"
             assert image.size == (96, 96)
+
+
+def test_what_is_written_is_what_is_read(written: tuple[Path, PatchLayout]) -> None:
+    folder, layout = written
+    dataset = open_patches(folder, layout.name)
+    assert dataset.classes == layout.classes
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (14, 4, 3)
+    for record in dataset.train:
+        assert record.label == label_of(record.image)
+        assert record.mask is None
+    assert all(record.mask is not None and record.mask.is_file() for record in (*dataset.val, *dataset.test))
 
 
 def test_masks_are_palette_images_of_the_datasets_classes(written: tuple[Path, PatchLayout]) -> None:

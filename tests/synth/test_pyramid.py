@@ -136,6 +136,7 @@ def test_the_same_pixels_give_the_same_bytes(tmp_path: Path) -> None:
         ({"downsamples": (4.0, 2.0)}, "ascending"),
         ({"downsamples": (1.0,)}, "above 1"),
         ({"container": "leica", "mpp": None}, "without a resolution"),
+        ({"container": "leica"}, "Give it a margin"),
         ({"scanned": Box(900, 0, 200, 100)}, "must lie in the slide"),
     ],
     ids=str,
@@ -151,7 +152,7 @@ def test_an_empty_level_is_refused() -> None:
 
 
 def test_very_large_slides_are_big_tiffs(tmp_path: Path) -> None:
-    with tifffile.TiffFile(written(tmp_path, "a.scn", container="leica")) as tiff:
+    with tifffile.TiffFile(written(tmp_path, "a.scn", container="leica", scanned=Box(8, 8, 900, 700))) as tiff:
         assert tiff.is_bigtiff
     with tifffile.TiffFile(written(tmp_path, "b.svs")) as tiff:
         assert not tiff.is_bigtiff

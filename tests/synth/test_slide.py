@@ -117,6 +117,13 @@ def test_unscanned_margins_become_bounds_and_truth_stays_in_level_0(tmp_path: Pa
     assert inside.mean() > 0.98
 
 
+@pytest.mark.parametrize(("name", "vendor"), [("s.svs", "aperio"), ("s.SCN", "leica"), ("s.tiff", "generic-tiff")])
+def test_a_files_name_says_what_kind_it_is(tmp_path: Path, name: str, vendor: str) -> None:
+    write_slide(tmp_path / name, changed(size=Size(256, 200)))
+    with openslide.OpenSlide(tmp_path / name) as slide:
+        assert slide.properties["openslide.vendor"] == vendor
+
+
 def test_a_margin_of_scanned_glass_holds_no_tissue(tmp_path: Path) -> None:
     truth = write_slide(tmp_path / "s.tiff", changed(container="generic", margin_px=200, has_mpp=False))
     assert all(region.polygon.bounds[0] >= 196 for region in truth.regions)

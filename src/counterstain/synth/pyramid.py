@@ -71,6 +71,8 @@ class Pyramid:
             raise InputError(f"Downsamples {list(self.downsamples)} were given; give ascending numbers above 1.")
         if self.container == "leica" and self.mpp is None:
             raise InputError("A Leica slide can't be without a resolution. Give its mpp, or another container.")
+        if self.container == "leica" and self.scanned == Box.whole(self.size):
+            raise InputError("A Leica slide scanned from rim to rim is taken for its own overview. Give it a margin.")
         if not Box.whole(self.size).contains(self.scanned) or self.scanned.is_empty:
             raise InputError(f"The scanned area {self.scanned} was given; it must lie in the slide of {self.size}.")
 

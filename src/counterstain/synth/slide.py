@@ -9,7 +9,7 @@ Does not know: cohorts, patch datasets.
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ _TRUTH_PX = 4000  # the truth's longer side has at most so many pixels, unless i
 _SMALL_PX = 768  # levels are added until the last is no longer than this on its longer side
 _REPEAT_BLOCK_PX = 2048
 _WHITE = (255, 255, 255)
+_CONTAINERS: dict[str, Container] = {".svs": "aperio", ".scn": "leica"}
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,10 @@ class SlideSettings:
         scanner_seed: Of the scanner; the slide's when None.
         variation: How far stains and scanners differ.
         covered: The part of the scanned area that tissue covers.
-        margin_px: Of blank glass around it; where the container is "leica", not scanned at all.
+        margin_px: Of blank glass around it; where the container is "leica", not scanned at all, and a twentieth of the
+            shorter side when None, else 0.
         layout: The dataset in whose classes the truth is told; a scene's own when None.
-        container: "aperio", "generic" or "leica".
+        container: "aperio", "generic" or "leica"; by the file's name, .svs, .scn or another, when None.
         has_mpp: Whether the file tells its resolution.
         downsamples: Of the smaller levels; fours until the last is small when None.
         tile_px: Width and height of tiles, a multiple of 16.
@@ -79,9 +81,9 @@ class SlideSettings:
     scanner_seed: int | None = None
     variation: float = 0.7
     covered: float = 0.42
-    margin_px: int = 0
+    margin_px: int | None = None
     layout: str | None = None
-    container: Container = "aperio"
+    container: Container | None = None
     has_mpp: bool = True
     downsamples: tuple[float, ...] | None = None
     tile_px: int = 256
@@ -98,9 +100,12 @@ class SlideSettings:
         Raises:
             InputError: When the margin leaves nothing.
         """
-        inner = Box.whole(self.size).grown(-self.margin_px)
-        if inner.is_empty or self.margin_px < 0:
-            raise InputError(f"A margin of {self.margin_px} px was given on a slide of {self.size}; it leaves nothing.")
+        margin = self.margin_px
+        if margin is None:
+            margin = max(1, min(self.size.width, self.size.height) // 20) if self.container == "leica" else 0
+        inner = Box.whole(self.size).grown(-margin)
+        if inner.is_empty or margin < 0:
+            raise InputError(f"A margin of {margin} px was given on a slide of {self.size}; it leaves nothing.")
         return inner
 
     @property
@@ -131,7 +136,9 @@ class SlideSettings:
             longer = max(self.scanned.width, self.scanned.height)
             downs = tuple(4.0**power for power in range(1, 8) if longer / 4.0 ** (power - 1) > _SMALL_PX)
         mpp = self.mpp if self.has_mpp else None
-        return Pyramid(self.size, self.scanned, mpp, downs, self.tile_px, self.jpeg_quality, self.container)
+        return Pyramid(
+            self.size, self.scanned, mpp, downs, self.tile_px, self.jpeg_quality, self.container or "generic"
+        )
 
 
 def write_slide(path: Path, settings: SlideSettings, truth: Path | None = None) -> SlideTruth:
@@ -153,6 +160,7 @@ def write_slide(path: Path, settings: SlideSettings, truth: Path | None = None) 
     outputs = [output for output in (path, truth, raster) if output is not None]
     for output in outputs:
         refuse_overwrite(output)
+    settings = replace(settings, container=settings.container or _CONTAINERS.get(path.suffix.lower(), "generic"))
     pyramid = settings.pyramid()
     layout = None if settings.layout is None or settings.bank is not None else find_layout(settings.layout)
     for output in outputs:
