@@ -9,6 +9,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "counterstain"
 
 FLOORS = {
     "errors": 0,
+    "__version__": 0,
     "geometry": 0.5,
     "files": 0.5,
     "results": 1,
@@ -28,8 +29,9 @@ FLOORS = {
     "infer": 5,
     "methods": 6,
     "export": 6,
+    "recipes": 1,
     "jobs": 7,
-    "report": 7.5,
+    "report": 7,
     "cli": 8,
     "viewer": 8,
 }
