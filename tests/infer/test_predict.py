@@ -14,7 +14,7 @@ import zarr
 from shapely import Polygon
 from torch import Tensor
 
-from counterstain.errors import DamagedSlideError, InputError, NoTissueError, StaleResultError
+from counterstain.errors import DamagedSlideError, InputError, NoTissueError, StaleResultError, UnsupportedSlideError
 from counterstain.files import read_json
 from counterstain.geometry import Box, Frame, Mpp, Size
 from counterstain.infer import PredictSettings, areas_mm2, predict_slide
@@ -306,3 +306,10 @@ def test_tissue_is_looked_up_at_pixel_centres() -> None:
     expected = np.zeros((5, 5), bool)
     expected[0:2, 1:3] = expected[2:4, 3:5] = True
     np.testing.assert_array_equal(under, expected)
+
+
+def test_a_slide_much_coarser_than_the_model_is_refused_at_once(tmp_path: Path) -> None:
+    slide, _ = planted(tmp_path, mpp=29.0)
+    with pytest.raises(UnsupportedSlideError, match="has 29 um/px; the model looks at 1"):
+        predict_slide(slide, PlantedModel(), tmp_path / "out", CPU, "planted")
+    assert not (tmp_path / "out").exists()

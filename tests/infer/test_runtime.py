@@ -93,6 +93,13 @@ def test_maps_are_averaged_over_squares() -> None:
     np.testing.assert_array_equal(maps.sum(1), 1)
 
 
+def test_the_halo_is_left_out() -> None:
+    labels = np.random.default_rng(0).integers(0, 3, (12, 16))
+    runner = Runner(PlantedModel(), PredictSettings(device="cpu"), map_stride=2)
+    whole = runner.run(images_of(labels))
+    np.testing.assert_array_equal(runner.run(images_of(labels), halo_px=4), whole[:, :, 2:-2, 2:-2])
+
+
 def test_a_gray_value_follows_the_classes_when_white_becomes_background() -> None:
     labels = np.array([[0, 2]])
     runner = Runner(PlantedModel(), PredictSettings(device="cpu", white_background=True), map_stride=1)

@@ -26,6 +26,8 @@ def run(arguments: list[str]) -> int:
     """
     # Waiting threads must sleep: spinning ones slow a busy machine down several times. Set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Large tensors in huge pages: a ResNet-18 on a CPU is a tenth faster. torch does so on Linux alone, and only when told.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     from cyclopts import CycloptsError
 
     from counterstain import log

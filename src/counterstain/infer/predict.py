@@ -27,22 +27,26 @@ import torch
 
 import counterstain
 from counterstain import log
-from counterstain.errors import NoTissueError
+from counterstain.errors import NoTissueError, UnsupportedSlideError
 from counterstain.files import settings_hash, write_json
 from counterstain.geometry import Box, Frame, Size
 from counterstain.infer.dense import DenseModel
+from counterstain.infer.heap import HeapTrimmer
 from counterstain.infer.paint import Painter
 from counterstain.infer.plan import Plan, Strip
 from counterstain.infer.runtime import Runner, reader_threads, threads
-from counterstain.infer.settings import PredictSettings, tile_sizes
+from counterstain.infer.settings import PredictSettings, TileSizes, tile_sizes
 from counterstain.infer.stitch import Band, Stitcher, window
 from counterstain.infer.store import MapStore, standing
 from counterstain.infer.stream import Batch, Cutter
 from counterstain.results import SlideMap, SlideRecord
 from counterstain.settings import to_tree
 from counterstain.slides.base import Slide
-from counterstain.tiles import GridSettings, grid
+from counterstain.tiles import GridSettings, TileGrid, grid
 from counterstain.tissue import Tissue, find_tissue
+
+MOST_ENLARGED = 2.5
+"""A slide this many times coarser than the model's resolution is still mapped: 20x for a model of 40x is."""
 
 
 def predict_slide(
@@ -69,31 +73,28 @@ def predict_slide(
     Raises:
         MissingResolutionError: When the slide's resolution is unknown.
         InputError: When the model's resolution is unknown, or tiles, device or model don't fit.
+        UnsupportedSlideError: When the slide is much coarser than the model's resolution.
         NoTissueError: When there is nothing to look at.
         StaleResultError: When `out` holds a map of other inputs and `settings.overwrite` is not set.
         DamagedSlideError: When a tile can't be decoded; what was stored before stays, and is not done again.
     """
     path, record = out / "map.zarr", slide.record()
-    target_mpp = settings.target_mpp(model.input)
+    target_mpp = _target_mpp(slide, model, settings)
     sizes = tile_sizes(model.input, settings, settings.map_stride)
-    inputs_hash = _inputs_hash(
-        record, model_digest, {**settings.that_matter(), "model_mpp": target_mpp, **asdict(sizes)}, tissue
-    )
+    tree = {**settings.that_matter(), "model_mpp": target_mpp, **asdict(sizes)}
+    inputs_hash = _inputs_hash(record, model_digest, tree, tissue)
     before = standing(path, inputs_hash, overwrite=settings.overwrite)
     if before.is_complete:
         log.say(f"{out}: already done")
         return SlideMap.open(path)
     runner = Runner(model, settings, settings.map_stride)
-    tissue = tissue if tissue is not None else find_tissue(slide, settings.tissue)
-    tiles = grid(
-        slide.bounds, slide.mpp, target_mpp, GridSettings(sizes.tile_px, sizes.stride_px, sizes.halo_px), tissue
-    )
-    if not tiles.rows:
-        raise NoTissueError(f"No tissue lies on slide '{slide.path}'. Look at its tissue mask, or pass another.")
-    plan = Plan(tiles, settings.map_stride, settings.chunk_px)
-    result = SlideMap(path, plan.frame, model.classes, record, inputs_hash)
+    if tissue is None:
+        tissue = find_tissue(slide, settings.tissue)
+        slide.close()  # lets go of the tiles that its cache holds; it opens again by itself
+    plan = Plan(_tiles(slide, tissue, target_mpp, sizes), settings.map_stride, settings.chunk_px)
     if before.bands_done is None:
         tissue.save(out / "tissue.geojson")
+        result = SlideMap(path, plan.frame, model.classes, record, inputs_hash)
         write_json(out / "slide.json", _description(result, model_digest, settings, runner))
         store = MapStore.create(result, settings.chunk_px)
     else:
@@ -103,6 +104,25 @@ def predict_slide(
     with threads(settings.num_threads):
         work.finish(before.bands_done or 0, settings)
     return SlideMap.open(path)
+
+
+def _target_mpp(slide: Slide, model: DenseModel, settings: PredictSettings) -> float:
+    target_mpp = settings.target_mpp(model.input)
+    if slide.mpp.mean > MOST_ENLARGED * target_mpp:
+        raise UnsupportedSlideError(
+            f"Slide '{slide.path}' has {slide.mpp.mean:.4g} um/px; the model looks at {target_mpp:.4g}, and pixels "
+            f"enlarged more than {MOST_ENLARGED:g} times show it nothing. Scan it finer, or train a model at its "
+            "resolution."
+        )
+    return target_mpp
+
+
+def _tiles(slide: Slide, tissue: Tissue, target_mpp: float, sizes: TileSizes) -> TileGrid:
+    settings = GridSettings(sizes.tile_px, sizes.stride_px, sizes.halo_px)
+    tiles = grid(slide.bounds, slide.mpp, target_mpp, settings, tissue)
+    if not tiles.rows:
+        raise NoTissueError(f"No tissue lies on slide '{slide.path}'. Look at its tissue mask, or pass another.")
+    return tiles
 
 
 @dataclass(frozen=True)
@@ -124,9 +144,11 @@ class _Work:
         batches = cutter.stream(self.slide, (row for strip, _ in plan.strips(bands_done) for row in strip.rows))
         total, todo = plan.num_tiles(), plan.num_tiles(bands_done)
         name = f"Predicting {self.slide.path.name}"
+        heap = HeapTrimmer()
+        heap.now()  # finding tissue held a view of the slide and more
         with closing(batches), log.progress(name, total, "tiles", done=total - todo) as counter:
             for strip, top in plan.strips(bands_done):
-                blend = _Blend(self.runner, plan, strip, top, counter)
+                blend = _Blend(self.runner, plan, strip, top, counter, heap)
                 for band in blend.bands(batches, settings.batch_size):
                     self._store(strip, band)
         self.store.mark(plan.num_strips * plan.bands_per_strip, is_complete=True)
@@ -152,6 +174,7 @@ class _Blend:
     strip: Strip
     top: int
     counter: log.Counter
+    heap: HeapTrimmer
 
     def bands(self, batches: Iterator[Batch], batch_size: int) -> Iterator[Band]:
         """The strip's bands, made of the next batches."""
@@ -166,12 +189,12 @@ class _Blend:
 
     def _add(self, stitcher: Stitcher, batch: Batch) -> None:
         plan = self.plan
-        halo_px = plan.core_of(0)
-        kept = slice(halo_px, halo_px + plan.core_px)
         weights = window(Size(plan.core_px, plan.core_px), plan.overlap_px, plan.overlap_px)
-        for x, maps_CHW in zip(batch.xs, self.runner.run(batch.images_BHWC), strict=True):
-            stitcher.add(maps_CHW[:, kept, kept], weights, plan.core_of(x) - self.strip.left, plan.core_of(batch.y))
+        cores = self.runner.run(batch.images_BHWC, plan.grid.halo_px)
+        for x, core_CHW in zip(batch.xs, cores, strict=True):
+            stitcher.add(core_CHW, weights, plan.core_of(x) - self.strip.left, plan.core_of(batch.y))
         self.counter.advance(len(batch.xs))
+        self.heap.when_grown()
 
 
 def tissue_under(tissue: Tissue, frame: Frame, area: Box) -> npt.NDArray[np.bool_]:

@@ -148,19 +148,22 @@ class Runner:
         return len(self._model.classes) + self._with_gray
 
     @torch.inference_mode()
-    def run(self, images_BHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def run(self, images_BHWC: npt.NDArray[np.uint8], halo_px: int = 0) -> npt.NDArray[np.float32]:
         """Maps of a batch, averaged over squares of `map_stride` pixels.
 
         Args:
             images_BHWC: uint8 RGB; height and width are multiples of `map_stride`.
+            halo_px: Margin to leave out of the maps, a multiple of `map_stride` too.
 
         Returns:
-            (B, num_channels, H / map_stride, W / map_stride) float32: probabilities, then the gray value in [0, 1].
+            (B, num_channels, height, width) float32, of (H - 2 * halo_px) / map_stride rows and likewise columns:
+            probabilities, then the gray value in [0, 1].
 
         Raises:
             InputError: When the model gives something else than maps of its classes.
         """
-        images = torch.from_numpy(images_BHWC).to(self.runtime.device).permute(0, 3, 1, 2).float() / 255
+        images = torch.from_numpy(images_BHWC).to(self.runtime.device)
+        images = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
         with self.runtime.context():
             maps = self._model.predict_maps(images).float()
         expected = (len(images), len(self._model.classes), *images.shape[2:])
@@ -168,7 +171,8 @@ class Runner:
             raise InputError(f"The model gave maps of shape {tuple(maps.shape)}; expected {expected}.")
         if self._with_gray:
             maps = torch.cat([maps, _gray(images)], dim=1)
-        pooled: npt.NDArray[np.float32] = F.avg_pool2d(maps, self._map_stride).cpu().numpy()
+        core = maps[:, :, halo_px : maps.shape[2] - halo_px, halo_px : maps.shape[3] - halo_px]
+        pooled: npt.NDArray[np.float32] = F.avg_pool2d(core, self._map_stride).cpu().numpy()
         if not np.isfinite(pooled).all():
             raise InputError("The model gave values that are no numbers. Pass --precision 32, or train it again.")
         return pooled

@@ -78,9 +78,8 @@ class Cutter:
                 yield self._read(slide, task)
             return
         copies: SimpleQueue[Slide] = SimpleQueue()
-        pickled = pickle.dumps(slide)
         for _ in range(self.num_workers):
-            copies.put(pickle.loads(pickled))
+            copies.put(pickle.loads(pickle.dumps(slide)))
 
         def read(task: _Task) -> Batch:
             own = copies.get()

@@ -30,13 +30,13 @@ def apply_view(images_BCHW: Tensor, view: View) -> Tensor:
     """The images as one view shows them."""
     flip, turns = view
     flipped = images_BCHW.flip(3) if flip else images_BCHW
-    return torch.rot90(flipped, turns, (2, 3))
+    return torch.rot90(flipped, turns, (2, 3)) if turns else flipped  # no turn would still copy
 
 
 def undo_view(maps_BCHW: Tensor, view: View) -> Tensor:
     """The maps of a view, back in the place of the original."""
     flip, turns = view
-    turned = torch.rot90(maps_BCHW, -turns, (2, 3))
+    turned = torch.rot90(maps_BCHW, -turns, (2, 3)) if turns else maps_BCHW
     return turned.flip(3) if flip else turned
 
 
@@ -77,4 +77,4 @@ class AveragedViews:
             maps = undo_view(self._model.predict_maps(apply_view(images_BCHW, view)), view)
             total = maps if total is None else total + maps
         assert total is not None
-        return total / len(self._views)
+        return total / len(self._views) if len(self._views) > 1 else total
