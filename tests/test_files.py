@@ -12,6 +12,7 @@ from counterstain.files import (
     read_json,
     refuse_overwrite,
     settings_hash,
+    whole_hash,
     write_json,
 )
 
@@ -93,3 +94,14 @@ def test_a_settings_hash_is_of_values_not_of_order() -> None:
     one = settings_hash(Settings(Path("a"), (1, 2)), {"x": 1, "y": None})
     assert one == settings_hash({"sizes": [1, 2], "path": "a"}, {"y": None, "x": 1})
     assert one != settings_hash(Settings(Path("a"), (2, 1)), {"x": 1, "y": None})
+
+
+def test_a_whole_hash_sees_every_byte(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    content = bytearray(3 << 20)
+    path.write_bytes(content)
+    whole, ends = whole_hash(path), file_hash(path)
+    content[len(content) // 2] = 1
+    path.write_bytes(content)
+    assert whole_hash(path) != whole
+    assert file_hash(path) == ends, "slides are told apart by their ends alone"

@@ -132,8 +132,8 @@ def file_hash(path: Path) -> str:
     path = Path(path)
     digest = hashlib.sha256()
     if path.is_dir():
-        for file in sorted(inner for inner in path.rglob("*") if inner.is_file()):
-            digest.update(f"{file.relative_to(path).as_posix()}\0{file_hash(file)}\0".encode())
+        for inner in sorted(one for one in path.rglob("*") if one.is_file()):
+            digest.update(f"{inner.relative_to(path).as_posix()}\0{file_hash(inner)}\0".encode())
         return digest.hexdigest()
     length = path.stat().st_size
     digest.update(str(length).encode())
@@ -145,6 +145,12 @@ def file_hash(path: Path) -> str:
             file.seek(-_HASHED_ENDS, os.SEEK_END)
             digest.update(file.read())
     return digest.hexdigest()
+
+
+def whole_hash(path: Path) -> str:
+    """A SHA-256 of all of a file: of weights, in which any byte matters."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def settings_hash(*settings: Any) -> str:

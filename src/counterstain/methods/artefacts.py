@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from counterstain import __version__
 from counterstain.errors import InputError, MissingFileError, StaleResultError
-from counterstain.files import atomic, file_hash, read_json, settings_hash, write_json
+from counterstain.files import atomic, read_json, settings_hash, whole_hash, write_json
 from counterstain.methods.base import InputSpec
 from counterstain.results import Classes
 from counterstain.settings import to_tree, write_toml
@@ -44,7 +44,7 @@ class Recipe:
         """Of all that changes the result: which files and settings, not where they lie or how many processes read."""
         settings, training = asdict(self.settings), asdict(self.training)
         weights = settings.get("weights")
-        settings["weights"] = file_hash(weights) if weights else None
+        settings["weights"] = whole_hash(weights) if weights else None
         training.pop("num_workers")
         return settings_hash(self.method, settings, training, self.data["digest"])
 
@@ -121,4 +121,4 @@ def input_of(description: dict[str, Any]) -> InputSpec:
 
 def model_digest(run: Path) -> str:
     """Of a finished run's weights and description: results made with another model have another one."""
-    return settings_hash(file_hash(run / "model.safetensors"), file_hash(run / "model.json"))
+    return settings_hash(whole_hash(run / "model.safetensors"), whole_hash(run / "model.json"))
