@@ -6,8 +6,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from counterstain.data import PatchDataset, read_image
@@ -122,6 +124,53 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(textures: PatchDataset
     assert thresholds[0] == thresholds[1]
 
 
+def test_a_validation_split_with_labels_alone_is_enough(textures: PatchDataset, tmp_path: Path) -> None:
+    labelled = replace(textures, val=tuple(replace(record, mask=None) for record in textures.val))
+    settings = replace(TRAINING, epochs=3, patience=1)
+    method = created(labelled)
+    method.fit(labelled, tmp_path, settings)
+    assert len(method.thresholds) == 2
+    assert read_json(tmp_path / "training.json")["epochs"] <= 3
+
+
+@pytest.mark.parametrize("changes", [{}, {"patience": 1}])
+def test_a_validation_split_that_can_t_serve_is_refused_before_training(
+    textures: PatchDataset, tmp_path: Path, changes: dict[str, int]
+) -> None:
+    bare = replace(textures, val=tuple(replace(record, mask=None, label=None) for record in textures.val))
+    config = replace(CONFIG, presence_thresholds=0.5) if changes else CONFIG
+    with pytest.raises(InputError, match="Add them, or"):
+        created(bare, config).fit(bare, tmp_path / "run", replace(TRAINING, **changes))  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_images_of_any_size_choose_thresholds(textures: PatchDataset, tmp_path: Path) -> None:
+    records = []
+    for number, (record, side) in enumerate(zip(textures.val, (20, 32, 50, 200, 32, 32), strict=True)):
+        for path, kind in ((record.image, "image"), (record.mask, "mask")):
+            assert path is not None
+            Image.open(path).resize((side, side), Image.Resampling.NEAREST).save(tmp_path / f"{number}_{kind}.png")
+        image, mask = tmp_path / f"{number}_image.png", tmp_path / f"{number}_mask.png"
+        records.append(replace(record, image=image, mask=mask))
+    scores = created(textures).validation_scores(replace(textures, val=tuple(records)))
+    assert len(scores.presence_NC) == 1 + 1 + 4 + 49 + 1 + 1
+
+
+def test_changed_validation_masks_make_a_run_stale(textures: PatchDataset, tmp_path: Path) -> None:
+    created(textures).fit(textures, tmp_path / "run", TRAINING)
+    other = tmp_path / "mask.png"
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(other)
+    changed = replace(textures, val=tuple(replace(record, mask=other) for record in textures.val))
+    with pytest.raises(StaleResultError):
+        created(changed).fit(changed, tmp_path / "run", TRAINING)
+
+
+def test_a_run_at_another_tile_size_is_another_run(textures: PatchDataset, tmp_path: Path) -> None:
+    created(textures).fit(textures, tmp_path / "run", TRAINING)
+    with pytest.raises(StaleResultError):
+        SSHR.create(CONFIG, textures, tile_px=24, seed=1).fit(textures, tmp_path / "run", TRAINING)
+
+
 def test_one_seed_draws_the_same_heads_with_and_without_rectification(textures: PatchDataset) -> None:
     full = created(textures).network.state_dict()
     plain = created(textures, replace(CONFIG, semantic=False, context=False)).network.state_dict()
@@ -202,7 +251,7 @@ def test_thresholds_fit_the_classes() -> None:
 
 
 def test_unknown_methods_and_runs_are_named(tmp_path: Path) -> None:
-    assert list(METHODS) == ["sshr"]
+    assert METHODS["sshr"] is SSHR
     with pytest.raises(UnknownNameError, match="Did you mean 'sshr'"):
         find_method("shhr")
     with pytest.raises(MissingFileError, match="no run"):

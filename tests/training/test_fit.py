@@ -84,6 +84,12 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
         fit(Regression(lr=1e20), loader(), tmp_path, SETTINGS)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU to train on")
+def test_half_precision_is_refused_on_a_cpu(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Pass --precision 32"):
+        fit(Regression(), loader(), tmp_path, TrainSettings(epochs=1, batch_size=4, precision="bf16"))
+
+
 def test_each_epoch_has_an_order_of_its_own_and_the_same_one_again() -> None:
     sampler = SeededShuffle(Points(50), seed=1)
     first = list(sampler)

@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from counterstain import log
 from counterstain.cli import OK
 from counterstain.cli.flags import given, merged, optional_twin
-from counterstain.errors import InputError, UnknownNameError
+from counterstain.errors import InputError, StaleResultError, UnknownNameError
 
 DEFAULT_METHOD = "sshr"
 _TOP = ("method", "preset", "settings", "training", "data")
@@ -85,7 +85,7 @@ def _verb(method_name: str) -> Any:
             layout: How the folder is laid out: luad_histoseg, bcss_wsss, wsss4luad or table; told from its content where
                 that leaves no doubt.
             config: A TOML file: method, preset, and tables settings, training, data. Flags win over it.
-            preset: Settings by name: paper.
+            preset: Settings by name: paper, small (see `counterstain models list`).
             method: Which method learns.
             mpp: Microns per pixel of the patches, where the dataset does not say.
             tile_px: Width and height of the patches as the model will see them on slides; told from the first patch.
@@ -94,7 +94,10 @@ def _verb(method_name: str) -> Any:
             json: Answer as JSON.
         """
         tree = _tree(config)
-        source = merged(tree.get("data", {}), _some({"folder": data, "layout": layout, "mpp": mpp, "tile_px": tile_px}))
+        recorded = dict(tree.get("data", {}))
+        if data is not None:
+            recorded.pop("digest", None)
+        source = merged(recorded, _some({"folder": data, "layout": layout, "mpp": mpp, "tile_px": tile_px}))
         return _train(
             run,
             {
@@ -133,8 +136,6 @@ def _tree(config: Path | None) -> dict[str, Any]:
 
 
 def _train(run: Path, tree: dict[str, Any], json: bool) -> int:
-    from dataclasses import replace
-
     from counterstain.data import image_size, open_patches
     from counterstain.files import read_json
     from counterstain.methods import find_method
@@ -147,11 +148,16 @@ def _train(run: Path, tree: dict[str, Any], json: bool) -> int:
     method_type = find_method(tree["method"])
     config = build(method_type.config_type, merged(_preset(method_type, tree["preset"]), tree["settings"]))
     training = build(TrainSettings, tree["training"])
-    data = open_patches(Path(source["folder"]), source.get("layout"))
-    if source.get("mpp") is not None:
-        data = replace(data, mpp=float(source["mpp"]))
+    data = open_patches(Path(source["folder"]), source.get("layout"), mpp=source.get("mpp"))
+    if "digest" in source and source["digest"] != data.digest():
+        raise StaleResultError(
+            f"{source['folder']} is not the data that the run of this config was trained on: images, labels or masks have "
+            "changed. Pass --data to train on it all the same."
+        )
     first = image_size(data.split("train")[0].image)
-    tile_px = source.get("tile_px") or min(first.width, first.height)
+    tile_px = source.get("tile_px", min(first.width, first.height))
+    if tile_px < 1:
+        raise InputError(f"--tile-px was given as {tile_px}; it must be at least 1.")
     for note in data.notes:
         log.say(f"Note: {note}")
     method = method_type.create(config, data, tile_px=tile_px, seed=training.seed)

@@ -64,7 +64,7 @@ def open_patches(
         dataset = _published(folder, LAYOUTS[chosen], mpp)
     for name, records in dataset.splits.items():
         check_readable(records, with_masks=name != "train")
-    return _with_notes(dataset)
+    return _with_notes(replace(dataset, source=(str(folder), chosen)))
 
 
 def recognise(folder: Path) -> str:
@@ -107,7 +107,9 @@ def _published(folder: Path, layout: PatchLayout, mpp: float | None) -> PatchDat
         ignore_index=layout.mask_ignore,
         mpp=layout.mpp if mpp is None else mpp,
         white_is_background=layout.white_is_background,
-        **splits,
+        train=splits.get("train", ()),
+        val=splits.get("val", ()),
+        test=splits.get("test", ()),
         ignore_color=layout.mask_ignore_color,
         notes=notes,
     )

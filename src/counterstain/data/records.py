@@ -17,7 +17,7 @@ import numpy as np
 from counterstain.data.images import Mask, MaskCoding, image_size, read_flags, read_mask
 from counterstain.data.labels import Label
 from counterstain.errors import InputError, UnknownNameError, listed
-from counterstain.files import settings_hash
+from counterstain.files import settings_hash, whole_hash
 from counterstain.results import RGB, UNCOVERED, Classes
 
 SPLITS = ("train", "val", "test")
@@ -57,6 +57,7 @@ class PatchDataset:
         test: What is scored once.
         ignore_color: The colour of `ignore_index` in masks of colours.
         notes: What a report on this dataset has to say: patients in two splits, simulated labels, unknown patients.
+        source: Folder and layout it was opened from; None where it was made otherwise.
     """
 
     name: str
@@ -69,6 +70,7 @@ class PatchDataset:
     test: tuple[PatchRecord, ...] = ()
     ignore_color: RGB = (255, 255, 255)
     notes: tuple[str, ...] = ()
+    source: tuple[str, str] | None = None
 
     @property
     def splits(self) -> dict[str, tuple[PatchRecord, ...]]:
@@ -123,13 +125,16 @@ class PatchDataset:
         return shared_patients(self.splits)
 
     def digest(self) -> str:
-        """A SHA-256 of names, labels, patients, classes and file lengths: another dataset has another digest.
+        """A SHA-256 of names, labels, patients, classes, file lengths and the masks of val and test.
 
-        Lengths stand for contents, since reading every image of a large set would take longer than an epoch.
+        Lengths stand for the contents of images, since reading every one of a large set would take longer than an epoch.
+        The masks of the training split are never read, here either.
         """
         rows = {
             split: [
-                [record.image.name, record.image.stat().st_size, record.label, record.patient] for record in records
+                [record.image.name, record.image.stat().st_size, record.label, record.patient]
+                + [whole_hash(mask) for mask in (record.mask, record.exclude) if mask is not None and split != "train"]
+                for record in records
             ]
             for split, records in self.splits.items()
         }

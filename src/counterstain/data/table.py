@@ -130,7 +130,9 @@ def read_table(
         ignore_index=facts.ignore_index,
         mpp=mpp if mpp is not None else _mpp(table) or facts.mpp,
         white_is_background=facts.white_is_background,
-        **splits,
+        train=splits.get("train", ()),
+        val=splits.get("val", ()),
+        test=splits.get("test", ()),
         ignore_color=facts.ignore_color,
         notes=(*facts.notes, *unknown),
     )

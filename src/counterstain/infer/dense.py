@@ -27,6 +27,10 @@ class TileInput(Protocol):
     def mpp(self) -> float | None:
         """um/px; None when the training images had no known resolution."""
 
+    @property
+    def white_is_background(self) -> bool:
+        """Whether white areas are no tissue to it."""
+
 
 class DenseModel(Protocol):
     """A model that gives maps."""

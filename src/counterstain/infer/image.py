@@ -50,7 +50,7 @@ def predict_image(image_HWC: Pixels, model: DenseModel, settings: PredictSetting
     with threads(settings.num_threads):
         _blend(image_HWC, runner, stitcher, sizes, settings.batch_size)
     band = next(stitcher.rest())
-    painter = Painter(model.classes, map_stride=1, with_gray=settings.white_background)
+    painter = Painter(model.classes, map_stride=1, with_gray=bool(settings.white_background))
     return Maps(painter.paint(band.mean_CHW, band.is_covered)[0], model.classes)
 
 

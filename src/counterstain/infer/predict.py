@@ -16,7 +16,7 @@ Does not know: methods, exports, cohorts.
 import platform
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from counterstain.infer.dense import DenseModel
 from counterstain.infer.heap import HeapTrimmer
 from counterstain.infer.paint import Painter
 from counterstain.infer.plan import Plan, Strip
-from counterstain.infer.runtime import Runner, reader_threads, threads
+from counterstain.infer.runtime import Runner, choose_runtime, reader_threads, threads
 from counterstain.infer.settings import PredictSettings, TileSizes, tile_sizes
 from counterstain.infer.stitch import Band, Stitcher, window
 from counterstain.infer.store import MapStore, standing
@@ -79,9 +79,13 @@ def predict_slide(
         DamagedSlideError: When a tile can't be decoded; what was stored before stays, and is not done again.
     """
     path, record = out / "map.zarr", slide.record()
+    if settings.white_background is None:
+        settings = replace(settings, white_background=model.input.white_is_background)
     target_mpp = _target_mpp(slide, model, settings)
     sizes = tile_sizes(model.input, settings, settings.map_stride)
-    tree = {**settings.that_matter(), "model_mpp": target_mpp, **asdict(sizes)}
+    # "auto" is another precision on another machine, and a map is of one precision throughout.
+    precision = choose_runtime(settings.device, settings.precision).precision
+    tree = {**settings.that_matter(), "precision": precision, "model_mpp": target_mpp, **asdict(sizes)}
     inputs_hash = _inputs_hash(record, model_digest, tree, tissue)
     before = standing(path, inputs_hash, overwrite=settings.overwrite)
     if before.is_complete:
@@ -99,7 +103,7 @@ def predict_slide(
         store = MapStore.create(result, settings.chunk_px)
     else:
         store = MapStore.reopen(path)
-    painter = Painter(model.classes, settings.map_stride, settings.white_background)
+    painter = Painter(model.classes, settings.map_stride, bool(settings.white_background))
     work = _Work(slide, runner, plan, painter, tissue if settings.clip_to_tissue else None, store)
     with threads(settings.num_threads):
         work.finish(before.bands_done or 0, settings)

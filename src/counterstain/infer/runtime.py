@@ -139,7 +139,7 @@ class Runner:
     def __init__(self, model: DenseModel, settings: PredictSettings, map_stride: int) -> None:
         self.runtime = choose_runtime(settings.device, settings.precision)
         self._model = AveragedViews(model, settings.tta)
-        self._map_stride, self._with_gray = map_stride, settings.white_background
+        self._map_stride, self._with_gray = map_stride, bool(settings.white_background)
         model.network.to(self.runtime.device).eval()
 
     @property

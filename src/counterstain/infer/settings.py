@@ -31,7 +31,7 @@ class PredictSettings:
         tta: Views averaged for each tile: "none", "hv3" (as is, flipped each way) or "d4" (all eight flips and turns).
         clip_to_tissue: Whether pixels outside the tissue mask stay uncovered, so that areas are areas of tissue.
         white_background: Whether glass inside the tissue becomes background: the class of that role where there is one,
-            else uncovered.
+            else uncovered. None does on slides as the model's training data has it, and does not on single images.
         tissue: How tissue is found where none is given.
         chunk_px: Width and height of a chunk of the stored map.
         batch_size: Tiles predicted at once.
@@ -52,7 +52,7 @@ class PredictSettings:
     map_stride: int = 4
     tta: Literal["none", "hv3", "d4"] = "none"
     clip_to_tissue: bool = True
-    white_background: bool = False
+    white_background: bool | None = None
     tissue: TissueSettings = field(default_factory=TissueSettings)
     chunk_px: int = 512
     batch_size: int = 16

@@ -10,7 +10,7 @@ Does not know: any method.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -20,6 +20,9 @@ from counterstain.files import atomic, read_json, settings_hash, whole_hash, wri
 from counterstain.methods.base import InputSpec
 from counterstain.results import Classes
 from counterstain.settings import to_tree, write_toml
+
+if TYPE_CHECKING:
+    from counterstain.data import PatchDataset
 
 FORMAT, VERSION = "counterstain.model", 1
 
@@ -32,13 +35,21 @@ class Recipe:
         method: Its name.
         settings: Its config.
         training: How long and on what.
-        data: Plain values: name, digest, counts.
+        data: The dataset.
+        input: The images it is trained on.
     """
 
     method: str
     settings: Any
     training: Any
-    data: dict[str, Any]
+    data: "PatchDataset"
+    input: InputSpec
+
+    def data_tree(self) -> dict[str, Any]:
+        """How to open the same data again, and how to know that it is the same."""
+        source = dict(zip(("folder", "layout"), self.data.source or (), strict=False))
+        known = {"mpp": self.data.mpp} if self.data.mpp is not None else {}
+        return {**source, **known, "tile_px": self.input.tile_px, "name": self.data.name, "digest": self.data.digest()}
 
     def digest(self) -> str:
         """Of all that changes the result: which files and settings, not where they lie or how many processes read."""
@@ -46,7 +57,7 @@ class Recipe:
         weights = settings.get("weights")
         settings["weights"] = whole_hash(weights) if weights else None
         training.pop("num_workers")
-        return settings_hash(self.method, settings, training, self.data["digest"])
+        return settings_hash(self.method, settings, training, self.data.digest(), asdict(self.input))
 
 
 def begin(run: Path, recipe: Recipe) -> bool:
@@ -74,7 +85,7 @@ def begin(run: Path, recipe: Recipe) -> bool:
             "method": recipe.method,
             "settings": to_tree(recipe.settings),
             "training": to_tree(recipe.training),
-            "data": {key: value for key, value in recipe.data.items() if isinstance(value, str)},
+            "data": recipe.data_tree(),
         },
     )
     write_json(note, {"digest": digest, "counterstain": __version__})

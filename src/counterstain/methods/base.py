@@ -29,11 +29,13 @@ class InputSpec:
         tile_px: Width and height.
         halo_px: Margin of a tile whose predictions are less sure, since they see less around them.
         mpp: um/px; None when the training images had no known resolution.
+        white_is_background: Whether white areas are no tissue in the training data's classes.
     """
 
     tile_px: int
     halo_px: int
     mpp: float | None
+    white_is_background: bool = False
 
 
 class Method(ABC):

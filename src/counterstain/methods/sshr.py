@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from counterstain.data.augment import Augment, AugmentSettings
 from counterstain.data.weak import WeakPatches, WeakSettings
@@ -27,7 +28,7 @@ from counterstain.losses import image_logits, multilabel_soft_margin, weighted_s
 from counterstain.methods import artefacts
 from counterstain.methods.base import DenseMethod, InputSpec
 from counterstain.methods.cams import NORMALISATIONS, present_classes
-from counterstain.methods.thresholds import ValidationScores, choose_thresholds
+from counterstain.methods.thresholds import ValidationScores, choose_thresholds, choose_thresholds_by_labels
 from counterstain.methods.validation import truth_windows
 from counterstain.models.backbones import build_backbone, load_backbone_weights
 from counterstain.models.sshr import SSHRNetwork, SSHRNetworkSettings
@@ -75,7 +76,7 @@ class SSHRConfig:
         fusion: Weights of the four scales' CAMs, shallow to deep (released code; the paper has no numbers).
         normalisation: "min_max" for each class and image as released; "softmax" across classes, ours.
         presence_thresholds: Above which a class is judged present, one for all or one for each; "val" chooses them on the
-            validation split by each class's F1 and stores them with the model.
+            validation split and stores them with the model: by mean IoU where it has masks, else by the F1 of labels.
         flip: Random flips in training, as published.
         turn: Random right-angle turns in training, ours.
         stain_sigma: Strength of random stain changes in training, ours; 0 is none.
@@ -185,7 +186,7 @@ class SSHR(DenseMethod):
 
     @classmethod
     def create(cls, config: Any, data: "PatchDataset", tile_px: int, seed: int) -> Self:
-        tile = InputSpec(tile_px, halo_px(config, tile_px), data.mpp)
+        tile = InputSpec(tile_px, halo_px(config, tile_px), data.mpp, data.white_is_background)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             method = cls(config, data.classes, tile)
@@ -195,21 +196,71 @@ class SSHR(DenseMethod):
 
     def fit(self, data: "PatchDataset", run: Path, settings: TrainSettings) -> None:
         records = data.split("train")
-        recipe = artefacts.Recipe(self.name, self.config, settings, {"name": data.name, "digest": data.digest()})
+        self._check_validation(data, settings)
+        recipe = artefacts.Recipe(self.name, self.config, settings, data, self.input)
         if artefacts.begin(run, recipe):
             finished = load_finished(type(self), run)
             self.network, self.thresholds = finished.network, finished.thresholds
+            self.weights_digest = finished.weights_digest
             return
         patches = WeakPatches(records, WeakSettings(patch_px=self.input.tile_px))
         loader = train_loader(
             patches, batch_size=settings.batch_size, seed=settings.seed, num_workers=settings.num_workers
         )
-        module = training_module(self.network, self.config, settings, steps=settings.epochs * len(loader))
+        module = training_module(self.network, self.config, settings)
         self.network.train()
-        fit(module, loader, run, settings)
+        fit(module, loader, run, settings, self._val_loader(data, settings))
         if self.config.presence_thresholds == "val":
-            self.thresholds = choose_thresholds(self.validation_scores(data))
-        self.save(run, {"data": {**data.summary(), "digest": recipe.data["digest"]}, "training": asdict(settings)})
+            self.network.to("cuda" if torch.cuda.is_available() else "cpu")
+            self.thresholds = self._chosen_thresholds(data)
+            self.network.cpu()
+        self.save(run, {"data": {**data.summary(), "digest": data.digest()}, "training": asdict(settings)})
+
+    def _check_validation(self, data: "PatchDataset", settings: TrainSettings) -> None:
+        """Refuses before training what would fail after it."""
+        has_masks = bool(data.val) and all(record.mask is not None for record in data.val)
+        has_labels = bool(data.val) and all(record.label is not None for record in data.val)
+        if self.config.presence_thresholds == "val" and not (has_masks or has_labels):
+            raise InputError(
+                f"Presence thresholds are to be chosen on the validation split, and that of {data.name!r} has neither "
+                "masks nor labels for all its images. Add them, or pass --presence-thresholds 0.5."
+            )
+        if settings.patience is not None and not has_labels:
+            raise InputError(
+                f"Early stopping looks at the loss of the validation split, and that of {data.name!r} has no labels. "
+                "Add them, or leave --patience out."
+            )
+
+    def _val_loader(self, data: "PatchDataset", settings: TrainSettings) -> "DataLoader[Any] | None":
+        if settings.patience is None:
+            return None
+        patches = WeakPatches(data.val, WeakSettings(patch_px=self.input.tile_px))
+        return DataLoader(patches, batch_size=settings.batch_size)
+
+    def _chosen_thresholds(self, data: "PatchDataset") -> tuple[float, ...]:
+        """By masks where the validation split has them, else by its labels."""
+        if all(record.mask is not None for record in data.val):
+            return choose_thresholds(self.validation_scores(data))
+        patches = WeakPatches(data.val, WeakSettings(patch_px=self.input.tile_px))
+        device = next(self.network.parameters()).device
+        found = [
+            (self.presence(images_BCHW.to(device).float() / 255).cpu(), labels_BC)
+            for images_BCHW, labels_BC in DataLoader(patches, batch_size=16)
+        ]
+        presence_NC, labels_NC = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return choose_thresholds_by_labels(presence_NC, labels_NC)
+
+    @torch.inference_mode()
+    def presence(self, images_BCHW: Tensor) -> Tensor:
+        """How likely each class is there, judged by the deep head.
+
+        Args:
+            images_BCHW: float32 RGB in [0, 1].
+
+        Returns:
+            (B, classes) float32 in [0, 1].
+        """
+        return self._scores(images_BCHW)[1]
 
     @torch.inference_mode()
     def predict_maps(self, images_BCHW: Tensor) -> Tensor:
@@ -239,8 +290,8 @@ class SSHR(DenseMethod):
         step = slice(_VAL_STRIDE_PX // 2, None, _VAL_STRIDE_PX)
         for images_BCHW, truth_BHW in truth_windows(data, self.input.tile_px):
             scores_BCHW, presence_BC = self._scores(images_BCHW.to(device))
-            scores = scores_BCHW[:, :, step, step].half().cpu()
-            found.append(ValidationScores(scores, presence_BC.cpu(), truth_BHW[:, step, step]))
+            scores_BChw = scores_BCHW[:, :, step, step].half().cpu()
+            found.append(ValidationScores.of(scores_BChw, presence_BC.cpu(), truth_BHW[:, step, step]))
         return ValidationScores.joined(found)
 
     def save(self, run: Path, provenance: dict[str, Any] | None = None) -> None:
@@ -343,7 +394,7 @@ def rate_share(step: int, steps: int, config: SSHRConfig) -> float:
     return share * min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else share
 
 
-def training_module(network: SSHRNetwork, config: SSHRConfig, settings: TrainSettings, steps: int) -> "LightningModule":
+def training_module(network: SSHRNetwork, config: SSHRConfig, settings: TrainSettings) -> "LightningModule":
     """The training of SSHR as Lightning wants it."""
     from lightning.pytorch import LightningModule
 
@@ -357,8 +408,15 @@ def training_module(network: SSHRNetwork, config: SSHRConfig, settings: TrainSet
 
         def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
             images_BCHW, labels_BC = batch
-            generator = torch.Generator(device="cpu").manual_seed(settings.seed * 1_000_003 + self.global_step)
-            images_BCHW = self.augment(images_BCHW.float() / 255, generator)
+            seed = (settings.seed + self.global_rank) * 1_000_003 + self.global_step
+            generator = torch.Generator(device="cpu").manual_seed(seed)
+            return self._loss(self.augment(images_BCHW.float() / 255, generator), labels_BC)
+
+        def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+            images_BCHW, labels_BC = batch
+            self.log("val_loss", self._loss(images_BCHW.float() / 255, labels_BC), batch_size=len(labels_BC))
+
+        def _loss(self, images_BCHW: Tensor, labels_BC: Tensor) -> Tensor:
             cams = self.network(_enlarged(images_BCHW, config.scale))
             losses = [multilabel_soft_margin(image_logits(cam.float()), labels_BC) for cam in cams]
             return weighted_scales(losses, config.loss_weights)
@@ -374,6 +432,7 @@ def training_module(network: SSHRNetwork, config: SSHRConfig, settings: TrainSet
                 if config.optimizer == "sgd"
                 else torch.optim.AdamW(groups, lr=config.learning_rate)
             )
+            steps = int(self.trainer.estimated_stepping_batches)  # of one process, where several train
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, steps, config))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

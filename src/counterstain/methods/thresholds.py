@@ -5,9 +5,10 @@ used for, and the test split never. They are found one class after the other, ea
 
 Does not know: networks, images.
 
-N windows, C classes, h w reduced rows and columns.
+N windows, P scored pixels of all of them, C classes, h w reduced rows and columns.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,25 +25,36 @@ _ROUNDS = 2  # a second pass over the classes, since each depends on the others
 
 @dataclass(frozen=True)
 class ValidationScores:
-    """What the network says of validation windows, before the gate.
+    """What the network says of validation windows, before the gate; windows may differ in size.
 
     Args:
-        scores_NChw: Fused CAMs; only their order within a pixel matters.
-        presence_NC: In [0, 1].
-        truth_Nhw: Class indices; anything else is left out.
+        scores_PC: Fused CAMs of the scored pixels; only their order within a pixel matters.
+        truth_P: Their classes.
+        window_P: Which window each lies in.
+        presence_NC: Of each window, in [0, 1].
     """
 
-    scores_NChw: Tensor
+    scores_PC: Tensor
+    truth_P: Tensor
+    window_P: Tensor
     presence_NC: Tensor
-    truth_Nhw: Tensor
+
+    @classmethod
+    def of(cls, scores_BChw: Tensor, presence_BC: Tensor, truth_Bhw: Tensor) -> "ValidationScores":
+        """Of a batch of windows; pixels whose truth is no class are left out."""
+        is_scored = truth_Bhw < presence_BC.shape[1]
+        window_P = is_scored.nonzero()[:, 0]
+        return cls(scores_BChw.movedim(1, -1)[is_scored], truth_Bhw[is_scored].long(), window_P, presence_BC)
 
     @classmethod
     def joined(cls, parts: Sequence["ValidationScores"]) -> "ValidationScores":
-        """The windows of all parts."""
+        """The windows of all parts, at least one."""
+        starts = [0, *itertools.accumulate(len(part.presence_NC) for part in parts)]
         return cls(
-            torch.cat([part.scores_NChw for part in parts]),
+            torch.cat([part.scores_PC for part in parts]),
+            torch.cat([part.truth_P for part in parts]),
+            torch.cat([part.window_P + start for part, start in zip(parts, starts, strict=False)]),
             torch.cat([part.presence_NC for part in parts]),
-            torch.cat([part.truth_Nhw for part in parts]),
         )
 
 
@@ -56,19 +68,41 @@ def choose_thresholds(validation: ValidationScores) -> tuple[float, ...]:
     for _ in range(_ROUNDS):
         for index in range(num_classes):
             trials = [[*thresholds[:index], candidate, *thresholds[index + 1 :]] for candidate in CANDIDATES]
-            found = np.array([mean_iou(validation, trial) for trial in trials])
-            best = np.flatnonzero(found >= found.max() - 1e-12)
-            thresholds[index] = CANDIDATES[best[len(best) // 2]]
+            thresholds[index] = _middle_best([mean_iou(validation, trial) for trial in trials])
     return tuple(thresholds)
+
+
+def choose_thresholds_by_labels(presence_NC: Tensor, labels_NC: Tensor) -> tuple[float, ...]:
+    """One threshold for each class: the best F1 of presence, where a validation split has labels and no masks.
+
+    Args:
+        presence_NC: Of each validation patch, in [0, 1].
+        labels_NC: 1 where the class is there.
+
+    Source: ours.
+    """
+    thresholds = []
+    for presence_N, label_N in zip(presence_NC.T, labels_NC.T.bool(), strict=True):
+        hits = [int(((presence_N > one) & label_N).sum()) for one in CANDIDATES]
+        named = [int((presence_N > one).sum()) for one in CANDIDATES]
+        there = int(label_N.sum())
+        scores = [2 * hit / max(1, count + there) for hit, count in zip(hits, named, strict=True)]
+        thresholds.append(_middle_best(scores))
+    return tuple(thresholds)
+
+
+def _middle_best(found: Sequence[float]) -> float:
+    values = np.asarray(found)
+    best = np.flatnonzero(values >= values.max() - 1e-12)
+    return CANDIDATES[int(best[len(best) // 2])]
 
 
 def mean_iou(validation: ValidationScores, thresholds: Sequence[float]) -> float:
     """The mean over classes of the IoU over all windows, with these thresholds."""
     num_classes = validation.presence_NC.shape[1]
     present_NC = present_classes(validation.presence_NC, torch.tensor(list(thresholds)))
-    label_Nhw = validation.scores_NChw.masked_fill(~present_NC[:, :, None, None], -torch.inf).argmax(dim=1)
-    is_scored = (validation.truth_Nhw >= 0) & (validation.truth_Nhw < num_classes)
-    pairs = validation.truth_Nhw[is_scored].long() * num_classes + label_Nhw[is_scored]
+    label_P = validation.scores_PC.masked_fill(~present_NC[validation.window_P], -torch.inf).argmax(dim=1)
+    pairs = validation.truth_P * num_classes + label_P
     counts: npt.NDArray[np.int64] = torch.bincount(pairs, minlength=num_classes**2).numpy().reshape(num_classes, -1)
     hits = np.diag(counts).astype(float)
     union = counts.sum(0) + counts.sum(1) - hits

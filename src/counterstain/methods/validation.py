@@ -18,6 +18,7 @@ from counterstain.results import UNCOVERED
 if TYPE_CHECKING:
     from counterstain.data import PatchDataset
 
+_AT_ONCE = 16  # windows in a batch
 _MOST_WINDOWS = 2000  # enough to choose a threshold for each class by; drawn with a fixed seed where there are more
 
 
@@ -29,13 +30,14 @@ def truth_windows(data: "PatchDataset", tile_px: int) -> Iterator[tuple[Tensor, 
         tile_px: Width and height of a window; a smaller image is one window as it is.
 
     Yields:
-        Of each image, (B, 3, H, W) float32 in [0, 1] and (B, H, W) uint8 class indices, `UNCOVERED` where not scored.
+        Of a part of an image, (B, 3, H, W) float32 in [0, 1] and (B, H, W) uint8 class indices, `UNCOVERED` where not
+            scored.
 
     Raises:
         InputError: When there is no validation split.
     """
     records = list(data.split("val"))
-    each = 0
+    number = 0
     order = np.random.default_rng(0).permutation(len(records))
     for index in order:
         image, truth = read_image(records[index].image), data.read_mask(records[index])
@@ -43,9 +45,11 @@ def truth_windows(data: "PatchDataset", tile_px: int) -> Iterator[tuple[Tensor, 
         places = [(y, x) for y in _starts(image.shape[0], tile_px) for x in _starts(image.shape[1], tile_px)]
         images = np.stack([image[y : y + tile_px, x : x + tile_px] for y, x in places])
         truths = np.stack([truth[y : y + tile_px, x : x + tile_px] for y, x in places])
-        yield torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(truths)
-        each += len(places)
-        if each >= _MOST_WINDOWS:
+        for start in range(0, len(places), _AT_ONCE):
+            batch = slice(start, start + _AT_ONCE)
+            yield torch.from_numpy(images[batch]).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(truths[batch])
+        number += len(places)
+        if number >= _MOST_WINDOWS:
             return
 
 

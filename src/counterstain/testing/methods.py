@@ -83,8 +83,9 @@ class DenseMethodContract:
     def test_no_mask_of_training_and_nothing_of_the_test_split_is_read(
         self, textures: PatchDataset, tmp_path: Path
     ) -> None:
-        trap = tmp_path / "no_such_mask.png"
+        trap = tmp_path / "trap.png"
+        trap.write_bytes(b"no image: whoever reads it fails")
         train = tuple(replace(record, mask=trap) for record in textures.train)
-        test = tuple(replace(record, mask=trap) for record in textures.val)
+        test = tuple(replace(record, image=trap, mask=trap) for record in textures.val)
         self.create(textures).fit(replace(textures, train=train, test=test), tmp_path / "run", self.training)
         assert (tmp_path / "run" / "model.json").exists()

@@ -43,6 +43,7 @@ class PlantedInput:
     tile_px: int = 64
     halo_px: int = 8
     mpp: float | None = 1.0
+    white_is_background: bool = False
 
 
 class PlantedModel:

@@ -98,7 +98,7 @@ def fit(
         The epoch at which this call took up the run.
 
     Raises:
-        InputError: When `patience` is set and there is nothing to validate on.
+        InputError: When `patience` is set and there is nothing to validate on, or a precision is asked of a CPU.
         DivergedError: When the loss is no number any more.
     """
     from lightning.pytorch import Trainer
@@ -110,8 +110,10 @@ def fit(
     _seed(settings.seed, resumed.epoch)
     with ExitStack() as stack:
         stack.enter_context(_quiet())
-        total = settings.epochs * len(train_loader)
-        counter = stack.enter_context(log.progress("Training", total, "steps", done=resumed.epoch * len(train_loader)))
+        steps = len(train_loader) // settings.devices  # of an epoch, for each process
+        counter = stack.enter_context(
+            log.progress("Training", settings.epochs * steps, "steps", done=resumed.epoch * steps)
+        )
         trainer = Trainer(
             accelerator="auto",
             devices=settings.devices,
@@ -139,7 +141,11 @@ def _precision(asked: str) -> Any:
     if asked == "auto":
         if not torch.cuda.is_available():
             return "32-true"
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    if asked != "32" and not torch.cuda.is_available():
+        raise InputError(
+            f"Precision {asked!r} was given for a CPU, where it is many times slower. Pass --precision 32."
+        )
     return {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}[asked]
 
 
@@ -194,15 +200,15 @@ def _callbacks(run: Path, settings: TrainSettings, counter: log.Counter) -> "lis
             loss = float(outputs["loss"])
             if not math.isfinite(loss):
                 raise DivergedError(
-                    f"The loss became {loss} at step {trainer.global_step}. Lower the learning rate, or resume with "
-                    "--precision 32."
+                    f"The loss became {loss} at step {trainer.global_step}. Lower the learning rate, or train "
+                    "in another folder with --precision 32."
                 )
             self._losses.append((trainer.global_step, loss))
             counter.advance(note=f"epoch {trainer.current_epoch + 1}/{settings.epochs}, loss {loss:.3f}")
 
         def on_train_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
             # The checkpoint comes last: killed in between, the epoch is trained again and its losses replaced.
-            if trainer.is_global_zero:
+            if trainer.is_global_zero and self._losses:
                 _append_losses(run / "losses.csv", self._losses)
                 _add_minutes(run / "training.json", trainer, (time.monotonic() - self._epoch_start) / 60)
             _save_checkpoint(trainer, run / "checkpoints" / "last.ckpt")
@@ -239,11 +245,14 @@ def read_losses(path: Path) -> list[tuple[int, float]]:
 
 
 def _add_minutes(path: Path, trainer: "Trainer", minutes: float) -> None:
-    before = read_json(path)["minutes"] if path.exists() and trainer.current_epoch > 0 else 0.0
+    # An epoch that was trained twice, since a kill came before its checkpoint, counts once.
+    before = read_json(path)["minutes_by_epoch"] if path.exists() and trainer.current_epoch > 0 else []
+    minutes_by_epoch = [*before[: trainer.current_epoch], minutes]
     write_json(
         path,
         {
-            "minutes": before + minutes,
+            "minutes": sum(minutes_by_epoch),
+            "minutes_by_epoch": minutes_by_epoch,
             "epochs": trainer.current_epoch + 1,
             "device": str(trainer.strategy.root_device),
             "devices": trainer.num_devices,
