@@ -12,7 +12,9 @@ the validation patients; `--test` opens the test patients once.
 import argparse
 import json
 import platform
+import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,14 @@ import numpy as np
 import torch
 
 from counterstain.data import CropSettings, PatchDataset, draw_weak_patches, open_masked_images, open_patches
-from counterstain.files import read_json
+from counterstain.files import read_json, write_json
 from counterstain.infer import PredictSettings
 from counterstain.methods import SSHR, SSHRConfig, load_dense_method
 from counterstain.methods.thresholds import choose_thresholds
 from counterstain.methods.thresholds import mean_iou as window_mean_iou
 from counterstain.metrics import bootstrap_difference, mean_iou
 from counterstain.recipes import recipe
-from counterstain.report import Evaluation, evaluate
+from counterstain.report import Evaluation, evaluate, open_test_split
 from counterstain.results import Classes
 from counterstain.settings import build, read_toml
 from counterstain.training import TrainSettings
@@ -86,7 +88,7 @@ def chosen(run: Path, data: PatchDataset) -> tuple[SSHR, dict[str, Any]]:
         "thresholds": tried[fusion][1],
         "window_mean_iou_by_fusion": {" ".join(map(str, one)): score for one, (score, _) in tried.items()},
     }
-    note.write_text(json.dumps(best))
+    write_json(note, best)
     method.config, method.thresholds = replace(trained, fusion=fusion), tried[fusion][1]
     return method, best
 
@@ -103,6 +105,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="ebhi_seg")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--test", action="store_true")
+    parser.add_argument("--again", action="store_true", help="open the test patients once more; the result says so")
     options = parser.parse_args()
     tree = read_toml(recipe(options.recipe))
     data = dataset(options.ebhi_seg, options.work)
@@ -110,6 +113,8 @@ def main() -> None:
         "what": "EBHI-Seg dev, two-class mean IoU over whole images; weak labels simulated from masks",
         "recipe": options.recipe,
         "data": data.summary(),
+        "command": " ".join(["python", "benchmarks/ebhi_seg.py", "EBHI_SEG", "WEIGHTS.npz", *sys.argv[5:]]),
+        "date": datetime.now(UTC).date().isoformat(),
         "machine": {
             "torch": torch.__version__,
             "python": platform.python_version(),
@@ -124,6 +129,8 @@ def main() -> None:
             run = train(name, seed, data, tree, options.weights, options.work / options.recipe)
             method, best = chosen(run, data)
             splits = ("val", "test") if options.test else ("val",)
+            if options.test:
+                found["test_openings"] = len(open_test_split(run, data.digest(), again=options.again))
             scored[name] = {split: evaluate(method, data, split, PREDICT) for split in splits}
             found[name] = {
                 "minutes": read_json(run / "training.json")["minutes"],
