@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from counterstain.errors import DamagedSlideError
 from counterstain.jobs import run_all
 
@@ -27,3 +29,15 @@ def test_a_later_success_takes_the_note_away(tmp_path: Path) -> None:
     run_all({"b": damaged}, tmp_path)
     run_all({"b": lambda: 2}, tmp_path)
     assert not (tmp_path / "b" / "error.txt").exists()
+
+
+def test_a_note_that_can_t_be_written_or_removed_does_not_end_the_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").write_text("a file where the slides' folders should go")
+    outcomes = run_all({"a": damaged, "b": lambda: 2, "c": lambda: 3}, tmp_path / "full")
+    assert outcomes.done == {"b": 2, "c": 3}
+    assert [failure.slide_id for failure in outcomes.failures] == ["a"]
+    said = capsys.readouterr().err
+    assert "can't be written" in said
+    assert "can't be removed" in said

@@ -65,11 +65,26 @@ def run_all(work: Mapping[str, Callable[[], ResultT]], folder: Path) -> Outcomes
             done[slide_id] = function()
         except Exception as error:  # noqa: BLE001 (the one place: see the header)
             failures.append(_failure(slide_id, error))
-            write_text(note, "".join(traceback.format_exception(error)))
             log.say(f"{slide_id}: {failures[-1].reason}")
+            _write_note(note, error)
         else:
-            note.unlink(missing_ok=True)
+            _remove_note(note)
     return Outcomes(done, tuple(failures))
+
+
+def _write_note(note: Path, error: Exception) -> None:
+    # A full disk may be why the slide failed: it must not end the batch here either.
+    try:
+        write_text(note, "".join(traceback.format_exception(error)))
+    except OSError as problem:
+        log.say(f"{note} can't be written: {problem}")
+
+
+def _remove_note(note: Path) -> None:
+    try:
+        note.unlink(missing_ok=True)
+    except OSError as problem:
+        log.say(f"{note} of a former failure can't be removed: {problem}")
 
 
 def _failure(slide_id: str, error: Exception) -> Failure:
