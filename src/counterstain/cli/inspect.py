@@ -4,11 +4,14 @@ Does not know: file formats.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from counterstain import log
 from counterstain.cli import OK, SOME_FAILED
-from counterstain.errors import CounterstainError
+from counterstain.errors import CounterstainError, InputError
+
+if TYPE_CHECKING:
+    from counterstain.data.cohorts import CohortSlide
 
 
 def inspect(
@@ -17,24 +20,36 @@ def inspect(
     *,
     mpp: float | None = None,
     thumbnail: Path | None = None,
+    overwrite: bool = False,
     properties: bool = False,
     json: bool = False,
 ) -> int:
-    """Show what slide files hold: reader, size, resolution and its source, levels, bounds, tissue.
+    """Show what slide files hold: reader, size, resolution and its source, levels, bounds.
 
     Args:
-        slides: Slide files, or folders of them.
-        mpp: Microns per pixel of level 0, where a file does not say or is wrong.
+        slides: Slide files, folders of them, or cohort tables (.csv).
+        mpp: Microns per pixel of level 0, where files and tables do not say or are wrong.
         thumbnail: Write a picture of the slide with the outline of its tissue here (PNG); one slide only.
+        overwrite: Replace a picture that is there.
         properties: Show the file's own metadata too.
         json: Answer as JSON.
     """
-    from counterstain.cli.inputs import slides_of
+    from counterstain.cli.inputs import check_resolution, slides_of
+    from counterstain.files import refuse_overwrite
 
-    paths = [entry.path for entry in slides_of(slides)]
-    described = [_describe(path, mpp, properties) for path in paths]
-    if thumbnail is not None and len(paths) == 1 and "error" not in described[0]:
-        _write_thumbnail(paths[0], mpp, thumbnail)
+    check_resolution("--mpp", mpp)
+    batch = slides_of(slides)
+    if thumbnail is not None:
+        if len(batch.slides) != 1:
+            raise InputError(
+                f"--thumbnail was given with {len(batch.slides)} slides; it shows one. Name that one alone."
+            )
+        if not overwrite:
+            refuse_overwrite(thumbnail)
+    described = [_describe(entry, mpp, properties) for entry in batch.slides]
+    if thumbnail is not None and "error" not in described[0]:
+        _write_thumbnail(batch.slides[0], mpp, thumbnail)
+    described += [{"path": entry.what, "error": entry.reason, "kind": "Dropped"} for entry in batch.dropped]
     if json:
         log.emit_json(described)
     else:
@@ -43,11 +58,12 @@ def inspect(
     return SOME_FAILED if any("error" in entry for entry in described) else OK
 
 
-def _describe(path: Path, mpp: float | None, properties: bool) -> dict[str, Any]:
+def _describe(entry: "CohortSlide", mpp: float | None, properties: bool) -> dict[str, Any]:
     from counterstain.slides import open_slide
 
+    path = entry.path
     try:
-        with open_slide(path, mpp) as slide:
+        with open_slide(path, _resolution(entry, mpp)) as slide:
             # One pixel from the middle tells a file that opens from one that can be read.
             _probe(slide)
             resolution = slide.resolution
@@ -68,6 +84,10 @@ def _describe(path: Path, mpp: float | None, properties: bool) -> dict[str, Any]
         return {"path": str(path), "error": str(error), "kind": type(error).__name__}
 
 
+def _resolution(entry: "CohortSlide", mpp: float | None) -> float | None:
+    return mpp if mpp is not None else entry.mpp
+
+
 def _probe(slide: Any) -> None:
     from counterstain.geometry import Box, Size
 
@@ -75,7 +95,7 @@ def _probe(slide: Any) -> None:
     slide.read_resized(Box(middle_x, middle_y, 1, 1), Size(1, 1))
 
 
-def _write_thumbnail(path: Path, mpp: float | None, target: Path) -> None:
+def _write_thumbnail(entry: "CohortSlide", mpp: float | None, target: Path) -> None:
     import numpy as np
     from PIL import Image, ImageDraw
 
@@ -84,7 +104,7 @@ def _write_thumbnail(path: Path, mpp: float | None, target: Path) -> None:
     from counterstain.slides import open_slide
     from counterstain.tissue import find_tissue
 
-    with open_slide(path, mpp) as slide:
+    with open_slide(entry.path, _resolution(entry, mpp)) as slide:
         scale = max(slide.size.width, slide.size.height) / 1600
         size = Size(max(1, round(slide.size.width / scale)), max(1, round(slide.size.height / scale)))
         picture = Image.fromarray(slide.read_resized(Box.whole(slide.size), size))

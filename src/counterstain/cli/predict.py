@@ -13,7 +13,8 @@ from cyclopts import Parameter
 from counterstain import log
 from counterstain.cli import OK, SOME_FAILED
 from counterstain.errors import InputError
-from counterstain.infer import PredictSettings
+from counterstain.infer import PredictSettings, choose_runtime
+from counterstain.infer.settings import tile_sizes
 
 if TYPE_CHECKING:
     from counterstain.data.cohorts import CohortSlide
@@ -62,9 +63,9 @@ def predict(
 ) -> int:
     """Map the tissue of slides with a trained run.
 
-    Every slide gets a folder under OUT with its map, its tissue outline and its exports. A slide that can't be read is
-    listed with its reason and the others go on (exit code 3). Interrupted and called again, finished slides are kept and
-    the unfinished one goes on where it stopped.
+    Every slide gets a folder under OUT with its map, its tissue outline and its exports. A slide that can't be read, or a
+    row of a table that can't be used, is listed with its reason and the others go on (exit code 3). Interrupted and called
+    again, finished slides and their exports are kept and the unfinished one goes on where it stopped.
 
     Args:
         run: The folder of a trained run.
@@ -77,27 +78,40 @@ def predict(
         settings: How to tile and predict.
         json: Answer as JSON.
     """
-    from counterstain.cli.inputs import slides_of
+    from counterstain.cli.inputs import check_resolution, slides_of
     from counterstain.export import find_writer
     from counterstain.jobs import run_all
     from counterstain.methods import load_dense_method, model_digest
 
     for name in exports:
         find_writer(name)
-    method = load_dense_method(run)
-    entries = slides_of(slides)
-    if outline is not None and len(entries) != 1:
-        raise InputError(f"--outline was given with {len(entries)} slides; it belongs to one. Predict that one alone.")
-    job = SlideJob(method, model_digest(run), out, exports, settings or PredictSettings(), mpp, assume_mpp, outline)
-    outcomes = run_all({entry.slide_id: _work(entry, job) for entry in entries}, out)
+    check_resolution("--mpp", mpp)
+    check_resolution("--assume-mpp", assume_mpp)
+    method, settings = load_dense_method(run), settings or PredictSettings()
+    _check_settings(settings, method)
+    batch = slides_of(slides)
+    if outline is not None and len(batch.slides) != 1:
+        raise InputError(
+            f"--outline was given with {len(batch.slides)} slides; it belongs to one. Predict that one alone."
+        )
+    job = SlideJob(method, model_digest(run), out, exports, settings, mpp, assume_mpp, outline)
+    outcomes = run_all({entry.slide_id: _work(entry, job) for entry in batch.slides}, out)
     failed = [
         {"slide": failure.slide_id, "kind": failure.kind, "reason": failure.reason} for failure in outcomes.failures
     ]
+    failed += [{"slide": entry.what, "kind": "Dropped", "reason": entry.reason} for entry in batch.dropped]
     if json:
         log.emit_json({"done": outcomes.done, "failed": failed})
     else:
         _show(outcomes.done, failed, job)
     return SOME_FAILED if failed else OK
+
+
+def _check_settings(settings: PredictSettings, method: "DenseMethod") -> None:
+    """Refuses before the first slide what would fail with every one of them."""
+    settings.target_mpp(method.input)
+    tile_sizes(method.input, settings, settings.map_stride)
+    choose_runtime(settings.device, settings.precision)
 
 
 def _work(entry: "CohortSlide", job: SlideJob) -> Callable[[], dict[str, Any]]:
@@ -108,25 +122,26 @@ def map_slide(entry: "CohortSlide", job: SlideJob) -> dict[str, Any]:
     """Maps one slide and writes its exports.
 
     Returns:
-        Areas by class and the files that were written, as plain values.
+        Areas by class and its files, as plain values.
+
+    Raises:
+        ExistingOutputError: When a file that is not ours lies where an export goes, and `overwrite` is not set.
+        CounterstainError: As `predict_slide` and the writers do.
     """
-    from counterstain.export import find_writer
+    from counterstain.cli.exported import export_all, refuse_foreign
     from counterstain.infer import areas_mm2, predict_slide
     from counterstain.slides import open_slide
     from counterstain.tissue import load_tissue
 
     folder = job.out / entry.slide_id
-    with open_slide(entry.path, job.slide_mpp or entry.mpp, assume_mpp=job.assume_mpp) as slide:
+    mpp = job.slide_mpp if job.slide_mpp is not None else entry.mpp
+    if not job.settings.overwrite:
+        refuse_foreign(folder, job.exports)
+    with open_slide(entry.path, mpp, assume_mpp=job.assume_mpp) as slide:
         tissue = load_tissue(job.outline, slide) if job.outline is not None else None
         result = predict_slide(slide, job.method, folder, job.settings, job.model_digest, tissue)
-        files: dict[str, str] = {"map": str(result.path)}
-        for name in job.exports:
-            writer = find_writer(name)
-            target = folder / writer.file_name
-            # what predict made before from the same inputs is its own to replace
-            writer.write(result, target, slide=slide, overwrite=True)
-            files[name] = str(target)
-        return {"areas_mm2": areas_mm2(result), "files": files}
+        files = {"map": result.path, **export_all(result, slide, folder, job.exports)}
+        return {"areas_mm2": areas_mm2(result), "files": {name: str(path) for name, path in files.items()}}
 
 
 def _show(done: Mapping[str, dict[str, Any]], failed: list[dict[str, Any]], job: SlideJob) -> None:
@@ -137,6 +152,6 @@ def _show(done: Mapping[str, dict[str, Any]], failed: list[dict[str, Any]], job:
         for slide_id in done:
             log.say(f"Written to {job.out / slide_id}")
     if failed:
-        log.say(f"{len(failed)} of {len(failed) + len(done)} slides failed:")
+        log.say(f"{len(failed)} of {len(failed) + len(done)} slides were not done:")
         for entry in failed:
             log.say(f"  {entry['slide']}: {entry['reason']}")
