@@ -10,10 +10,24 @@ from cyclopts import Parameter
 
 from counterstain import log
 from counterstain.cli import OK
-from counterstain.infer import PredictSettings
+from counterstain.cli.flags import given, optional_twin
+from counterstain.errors import InputError, listed
+from counterstain.infer import PredictSettings, choose_runtime
+from counterstain.infer.settings import tile_sizes
+from counterstain.settings import build, to_tree
 
 if TYPE_CHECKING:
+    from counterstain.data import PatchDataset
+    from counterstain.methods import DenseMethod
     from counterstain.report import Evaluation
+
+ALIKE = 0.1
+"""Resolutions that differ by no more than this share count as one: scanners' own differ by a few percent."""
+
+_OF_SLIDES = ("model_mpp", "map_stride", "tissue", "clip_to_tissue", "chunk_px", "num_workers", "overwrite")
+"""Settings that mean nothing where images are mapped."""
+
+_FLAGS = optional_twin(PredictSettings, without=_OF_SLIDES)
 
 
 def evaluate(
@@ -22,23 +36,25 @@ def evaluate(
     *,
     data: Path,
     layout: str | None = None,
+    mpp: float | None = None,
     split: Literal["val", "test"] = "val",
     again: bool = False,
     protocol: Literal["exclude_background", "with_background"] = "exclude_background",
     min_share: float = 0.0,
     out: Path | None = None,
-    settings: Annotated[PredictSettings | None, Parameter(name="*", group="How")] = None,
+    settings: Any = None,
     json: bool = False,
 ) -> int:
     """Score a run on patches or whole images with pixel truth.
 
     The mean IoU stands beside what one class everywhere would score, both with an interval over patients. The test split
-    is opened once for a run: a second time must be asked for, and is told.
+    is opened once for a run: a second time must be asked for, and is told. Whatever can be found wrong before is.
 
     Args:
         run: The folder of a trained run.
         data: The dataset's folder.
         layout: How it is laid out, where that is in doubt.
+        mpp: Microns per pixel of the images, where the dataset does not say.
         split: val or test.
         again: Open the test split once more.
         protocol: Which pixels count: see docs/metrics.md.
@@ -47,21 +63,29 @@ def evaluate(
         settings: How images are tiled and mapped.
         json: Answer as JSON.
     """
+    from counterstain.cli.inputs import check_resolution
     from counterstain.data import open_patches
     from counterstain.files import write_json
-    from counterstain.methods import load_dense_method
+    from counterstain.methods import load_dense_method, model_digest
     from counterstain.report import EvaluateSettings, open_test_split
     from counterstain.report import evaluate as score
 
+    check_resolution("--mpp", mpp)
+    predict = build(PredictSettings, given(settings))
     method, dataset = load_dense_method(run), open_patches(data, layout)
-    dataset.split(split)
-    openings = open_test_split(run, dataset.digest(), again) if split == "test" else []
-    how = EvaluateSettings(protocol=protocol, min_share=min_share)
-    found = score(method, dataset, split, settings or PredictSettings(), how)
+    _check(method, dataset, split, mpp if mpp is not None else dataset.mpp, predict)
+    # The digest is of the dataset as it says of itself: --mpp must not make a new one of it, with a test split to open.
+    data_digest = dataset.digest()
+    openings = open_test_split(run, data_digest, again) if split == "test" else []
+    found = score(method, dataset, split, predict, EvaluateSettings(protocol=protocol, min_share=min_share))
     tree = {
         "run": str(run),
+        "model_digest": model_digest(run),
         "data": dataset.name,
+        "data_digest": data_digest,
         "test_openings": openings,
+        "min_share": min_share,
+        "predict": {name: value for name, value in to_tree(predict).items() if name not in _OF_SLIDES},
         **found.to_json(),
         "notes": list(dataset.notes),
     }
@@ -71,6 +95,34 @@ def evaluate(
     else:
         _show(found, openings, dataset.notes)
     return OK
+
+
+evaluate.__annotations__["settings"] = Annotated[_FLAGS | None, Parameter(name="*", group="How")]
+
+
+def _check(
+    method: "DenseMethod", dataset: "PatchDataset", split: str, mpp: float | None, settings: PredictSettings
+) -> None:
+    """Refuses what can't be scored, before the split is opened."""
+    records = dataset.split(split)
+    if method.classes.names != dataset.classes.names:
+        raise InputError(
+            f"The model knows {', '.join(method.classes.names)}; the dataset has {', '.join(dataset.classes.names)}. "
+            "Score it on a dataset of its own classes."
+        )
+    unmasked = [str(record.image) for record in records if record.mask is None]
+    if unmasked:
+        raise InputError(
+            listed(f"Images of the {split} split have no mask to score against. Give theirs, or leave out:", unmasked)
+        )
+    trained = method.input.mpp
+    if mpp is not None and trained is not None and abs(mpp - trained) > ALIKE * trained:
+        raise InputError(
+            f"The dataset's images have {mpp:g} um/px; the model was trained at {trained:g}, and images are mapped as they "
+            "are. Score it on images of its own resolution, or pass --mpp if the dataset is wrong about its own."
+        )
+    tile_sizes(method.input, settings, map_stride=1)
+    choose_runtime(settings.device, settings.precision)
 
 
 def _show(found: "Evaluation", openings: list[dict[str, Any]], notes: tuple[str, ...]) -> None:
