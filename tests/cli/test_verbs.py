@@ -1,14 +1,24 @@
 import json
+import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import pytest
+import torch
 
-from counterstain.cli import OK, SOME_FAILED, WRONG_USE, run
+from counterstain.cli import INTERRUPTED, OK, SOME_FAILED, WRONG_USE, run
+from counterstain.cli.demo import QUICK
+from counterstain.cli.doctor import _LIBRARIES
+from counterstain.data import open_patches
 from counterstain.export import read_geojson
+from counterstain.methods import model_digest
 from counterstain.results import SlideMap
 
 
@@ -40,10 +50,31 @@ def test_the_doctor_finds_this_machine_well(capsys: pytest.CaptureFixture[str]) 
     assert run(["doctor"]) == OK
 
 
+def test_the_doctor_lists_every_library_that_is_required() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert {re.split("[<>=]", one)[0] for one in project["dependencies"]} == set(_LIBRARIES)
+
+
+def test_a_library_that_can_t_be_loaded_is_a_problem_and_little_memory_a_warning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = psutil.virtual_memory()._replace(available=1 << 30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    code, found = answer(capsys, "doctor")
+    assert code == OK
+    assert len(found["warnings"]) == 1
+    assert found["problems"] == []
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, found = answer(capsys, "doctor")
+    assert code == WRONG_USE
+    assert any("torch" in problem for problem in found["problems"])
+    assert run(["doctor"]) == WRONG_USE
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "Did you mean"),
+        (["predikt"], "Did you mean"),
         (["predict"], "requires an argument"),
         (["train", "run", "--data", "nowhere"], "nothing is there"),
         (["train", "run"], "No dataset was given"),
@@ -53,6 +84,10 @@ def test_the_doctor_finds_this_machine_well(capsys: pytest.CaptureFixture[str]) 
         (["predict", "nowhere", "nowhere.svs", "--out", "o"], "trained run"),
         (["predict", "r", "s", "--out", "o", "--exports", "geojon"], "Did you mean 'geojson'"),
         (["models", "show", "shhr"], "Did you mean 'sshr'"),
+        (["predict", "r", "s", "--out", "o", "--mpp", "0"], "--mpp was given as 0"),
+        (["predict", "r", "s", "--out", "o", "--assume-mpp", "-1"], "--assume-mpp was given as -1"),
+        (["inspect", "s", "--mpp", "0"], "--mpp was given as 0"),
+        (["evaluate", "r", "--data", ".", "--mpp", "nan"], "--mpp was given as nan"),
     ],
 )
 def test_wrong_use_gets_one_line_and_exit_code_2(
@@ -118,6 +153,34 @@ def test_inspect_shows_slides_and_lists_the_ones_it_can_t_read(
     assert (tmp_path / "t.png").stat().st_size > 1000
 
 
+def test_a_thumbnail_is_of_one_slide_and_replaces_no_file(
+    slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "t.png"
+    picture.write_text("mine")
+    arguments = ["inspect", str(slides / "a.tiff"), "--thumbnail", str(picture)]
+    assert run(arguments) == WRONG_USE
+    assert "exists already" in capsys.readouterr().err
+    assert picture.read_text() == "mine"
+    assert run([*arguments, "--overwrite"]) == OK
+    assert picture.stat().st_size > 1000
+    assert run(["inspect", str(slides), "--thumbnail", str(tmp_path / "other.png")]) == WRONG_USE
+    assert "it shows one" in capsys.readouterr().err
+
+
+def test_inspect_takes_resolutions_from_a_table_and_lists_rows_it_can_t_use(
+    slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "cohort.csv"
+    table.write_text("slide_id,path,mpp\none,slides/a.tiff,2\ntwo,slides/no_mpp.tiff,3\nthree,slides/none.tiff,1\n")
+    code, found = answer(capsys, "inspect", table)
+    assert code == SOME_FAILED
+    assert [entry.get("mpp") for entry in found] == [[2, 2], [3, 3], None]
+    assert found[2]["kind"] == "Dropped"
+    _, found = answer(capsys, "inspect", table, "--mpp", 4)
+    assert found[0]["mpp"] == [4, 4]
+
+
 def test_a_folder_is_mapped_and_bad_slides_do_not_end_the_batch(
     trained: Path, slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +213,73 @@ def test_mapping_again_keeps_what_is_done_and_refuses_stale_results(
     assert run([*arguments, "--overlap", "0.5", "--overwrite"]) == OK
 
 
+def test_exports_of_the_same_map_are_kept_and_those_of_another_removed(
+    trained: Path, slides: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a.tiff"
+    arguments = ["predict", str(trained), str(slides / "a.tiff"), "--out", str(tmp_path), "--exports", "geojson"]
+    assert run([*arguments, "summary"]) == OK
+    (folder / "regions.geojson").write_text("corrected by hand")
+    (folder / "summary.json").unlink()
+    assert run([*arguments, "summary"]) == OK
+    assert (folder / "regions.geojson").read_text() == "corrected by hand"
+    assert (folder / "summary.json").is_file(), "a missing one is written again"
+    assert run([*arguments, "--overlap", "0.5", "--overwrite"]) == OK
+    assert read_geojson(folder / "regions.geojson")
+    assert not (folder / "summary.json").exists()
+    note = json.loads((folder / "exports.json").read_text())
+    inputs_hash = SlideMap.open(folder / "map.zarr").inputs_hash
+    assert note == {"geojson": {"inputs_hash": inputs_hash, "file": "regions.geojson"}}
+
+
+def test_a_file_of_somebody_else_is_not_replaced(
+    trained: Path, slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "a.tiff" / "regions.geojson"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    arguments = ["predict", str(trained), str(slides / "a.tiff"), "--out", str(tmp_path), "--exports", "geojson"]
+    assert run(arguments) == SOME_FAILED
+    assert "predict did not write it" in capsys.readouterr().err
+    assert mine.read_text() == "mine"
+    assert run([*arguments, "--overwrite"]) == OK
+    assert read_geojson(mine)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--precision", "16", "--device", "cpu"], "Pass --precision 32"),
+        (["--map-stride", "5"], "must be a multiple of the stride"),
+        pytest.param(
+            ["--device", "cuda"],
+            "Pass --device cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
+        ),
+    ],
+)
+def test_what_would_fail_with_every_slide_is_refused_at_once(
+    flags: list[str], message: str, trained: Path, slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["predict", str(trained), str(slides), "--out", str(tmp_path / "out"), *flags]) == WRONG_USE
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_resolution_is_told_one_by_its_own_flag(
+    trained: Path, slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(trained, other)
+    tree = json.loads((other / "model.json").read_text())
+    tree["input"]["mpp"] = None
+    (other / "model.json").write_text(json.dumps(tree))
+    arguments = ["predict", str(other), str(slides / "a.tiff"), "--out", str(tmp_path / "out"), "--exports", "summary"]
+    assert run(arguments) == WRONG_USE
+    assert "as --model-mpp" in capsys.readouterr().err
+    assert run([*arguments, "--model-mpp", "1"]) == OK
+
+
 def test_an_assumed_resolution_is_recorded_in_everything(trained: Path, slides: Path, tmp_path: Path) -> None:
     arguments = ["predict", str(trained), str(slides / "no_mpp.tiff"), "--out", str(tmp_path), "--assume-mpp", "1"]
     assert run(arguments) == OK
@@ -179,8 +309,9 @@ def test_a_cohort_table_gives_each_slide_its_resolution(
     table = tmp_path / "cohort.csv"
     table.write_text("slide_id,path,mpp\none,slides/a.tiff,2\ntwo,slides/no_mpp.tiff,1\nthree,slides/none.tiff,1\n")
     code, found = answer(capsys, "predict", trained, table, "--out", tmp_path / "out", "--exports", "summary")
-    assert code == OK
+    assert code == SOME_FAILED
     assert set(found["done"]) == {"one", "two"}
+    assert [(entry["slide"], entry["kind"]) for entry in found["failed"]] == [("line 4: slides/none.tiff", "Dropped")]
     assert SlideMap.open(tmp_path / "out" / "one" / "map.zarr").slide.mpp.x == 2
 
 
@@ -213,7 +344,12 @@ def test_evaluate_shows_scores_with_baseline_and_interval(
     interval = found["intervals"]["mean_iou"]
     assert interval["low"] <= interval["estimate"] <= interval["high"]
     assert interval["num_patients"] == 6
-    assert (trained / "metrics_val.json").is_file()
+    assert json.loads((trained / "metrics_val.json").read_text()) == found
+    assert found["model_digest"] == model_digest(trained)
+    assert found["data_digest"] == open_patches(patches).digest()
+    assert found["min_share"] == 0
+    assert found["predict"]["overlap"] == 0.25
+    assert "map_stride" not in found["predict"]
     assert run(["evaluate", str(trained), "--data", str(patches)]) == OK
 
 
@@ -230,6 +366,29 @@ def test_the_test_split_opens_once(
     assert "was opened for" in capsys.readouterr().err
     assert run([*arguments, "--again"]) == OK
     assert "opened 2 times" in capsys.readouterr().err
+
+
+def test_mistakes_are_found_before_the_test_split_is_opened(
+    trained: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "patches"
+    other.mkdir()
+    (other / "images").symlink_to(patches / "images")
+    (other / "labels.csv").write_text((patches / "labels.csv").read_text().replace(",val,", ",test,"))
+    run_folder = tmp_path / "run"
+    shutil.copytree(trained, run_folder, ignore=shutil.ignore_patterns("test_opened.json"))
+    arguments = ["evaluate", str(run_folder), "--data", str(other), "--split", "test"]
+    for flags, message in (
+        (["--precision", "16", "--device", "cpu"], "Pass --precision 32"),
+        (["--halo-px", "1000"], "leaves nothing of a tile"),
+        (["--mpp", "0.5"], "the model was trained at 1"),
+        (["--map-stride", "2"], "Unknown option"),
+    ):
+        assert run([*arguments, *flags]) == WRONG_USE
+        assert message in capsys.readouterr().err
+    assert not (run_folder / "test_opened.json").exists()
+    assert run([*arguments, "--mpp", "1.05"]) == OK
+    assert run([*arguments, "--mpp", "1.04"]) == WRONG_USE, "another resolution makes no other dataset of it"
 
 
 def test_synthetic_data_is_written_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,3 +414,28 @@ def test_the_demo_ends_with_files_to_look_at(tmp_path: Path, capsys: pytest.Capt
     assert all(Path(path).is_file() for path in found["files"].values())
     assert run(["demo", "--quick", "--out", str(tmp_path / "demo")]) == OK
     assert "Look at:" in capsys.readouterr().out
+
+
+def test_a_demo_goes_on_only_with_its_own_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "demo.json").write_text(json.dumps({"size": asdict(QUICK), "seed": 0}))
+    for flags in (["--quick", "--seed", "1"], []):
+        assert run(["demo", "--out", str(tmp_path), *flags]) == WRONG_USE
+        assert "another --out" in capsys.readouterr().err
+    other = tmp_path / "other"
+    (other / "patches").mkdir(parents=True)
+    assert run(["demo", "--quick", "--out", str(other)]) == WRONG_USE
+    assert "no demo.json" in capsys.readouterr().err
+
+
+def test_only_verbs_that_go_on_say_so_when_interrupted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(psutil, "virtual_memory", interrupted)
+    monkeypatch.setattr(np.random, "default_rng", interrupted)
+    assert run(["doctor"]) == INTERRUPTED
+    assert "goes on" not in capsys.readouterr().err
+    assert run(["demo", "--quick", "--out", str(tmp_path / "demo")]) == INTERRUPTED
+    assert "The same command goes on" in capsys.readouterr().err

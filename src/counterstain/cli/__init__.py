@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 OK, WRONG_USE, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
 
+RESUMABLE = ("train", "predict", "demo")
+"""Verbs that go on where they were interrupted."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits with its code."""
@@ -43,7 +46,8 @@ def run(arguments: list[str]) -> int:
         log.say(str(error))
         return WRONG_USE
     except KeyboardInterrupt:
-        log.say("Interrupted. The same command goes on where this one stopped.")
+        goes_on = arguments[:1] and arguments[0] in RESUMABLE
+        log.say("Interrupted. The same command goes on where this one stopped." if goes_on else "Interrupted.")
         return INTERRUPTED
     except BrokenPipeError:
         return OK

@@ -6,18 +6,21 @@ neither has seen, and both maps are scored against the slide's truth, beside the
 Does not know: how any step is done.
 """
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterstain import log
 from counterstain.cli import OK
+from counterstain.errors import ExistingOutputError
 
 if TYPE_CHECKING:
     from counterstain.report import SlideScores
     from counterstain.results import SlideMap
 
 LAYOUT = "luad_histoseg"
+NOTE = "demo.json"
 EXPORTS = ("overlay", "geojson", "ome_tiff", "summary")
 
 
@@ -59,6 +62,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, quick: bool = False, json: 
     from counterstain.infer import PredictSettings
 
     size = QUICK if quick else DemoSize()
+    _claim(out, size, seed)
     patches, slide, truth = _write_data(out, size, seed)
     settings = PredictSettings(white_background=True)
     found: dict[str, dict[str, Any]] = {}
@@ -74,6 +78,23 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, quick: bool = False, json: 
     else:
         _show(answer)
     return OK
+
+
+def _claim(out: Path, size: DemoSize, seed: int) -> None:
+    """Notes what the demo in a folder is made of; refuses one that is made of something else."""
+    from counterstain.files import read_json, write_json
+
+    note, tree = out / NOTE, {"size": asdict(size), "seed": seed}
+    if note.exists():
+        if read_json(note) != tree:
+            raise ExistingOutputError(
+                f"{out} holds a demo of another --seed, or with or without --quick. Pass the same flags to go on with it, "
+                "another --out, or remove it."
+            )
+    elif any((out / name).exists() for name in ("patches", "slide.tiff", "runs")):
+        raise ExistingOutputError(f"{out} holds files, but no {NOTE} that says what they are. Pass another --out.")
+    else:
+        write_json(note, tree)
 
 
 def _write_data(out: Path, size: DemoSize, seed: int) -> tuple[Path, Path, Path]:
@@ -138,13 +159,14 @@ def _answer(found: dict[str, dict[str, Any]], folder: Path, out: Path) -> dict[s
     sshr = found["sshr"]["scores"]
     return {
         "mean_iou": {
-            "sshr": sshr.scores.mean_iou,
-            "plain_cam": found["plain_cam"]["scores"].scores.mean_iou,
-            "best_single_class": sshr.best_single.mean_iou,
+            "sshr": _plain(sshr.scores.mean_iou),
+            "plain_cam": _plain(found["plain_cam"]["scores"].scores.mean_iou),
+            "best_single_class": _plain(sshr.best_single.mean_iou),
         },
         "best_single_class": sshr.best_single_class,
         "classes": {
-            name: dict(zip(sshr.class_names, entry["scores"].scores.iou, strict=True)) for name, entry in found.items()
+            name: dict(zip(sshr.class_names, map(_plain, entry["scores"].scores.iou), strict=True))
+            for name, entry in found.items()
         },
         "training_minutes": {name: entry["minutes"] for name, entry in found.items()},
         "files": {name: str(folder / find_writer(name).file_name) for name in EXPORTS},
@@ -153,14 +175,23 @@ def _answer(found: dict[str, dict[str, Any]], folder: Path, out: Path) -> dict[s
     }
 
 
+def _plain(value: float) -> float | None:
+    """A score as JSON holds it: None for a class that neither map nor truth has."""
+    return None if math.isnan(value) else float(value)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
 def _show(answer: dict[str, Any]) -> None:
     names = list(answer["classes"]["sshr"])
     titles = {"sshr": "SSHR", "plain_cam": "plain CAM"}
     rows = [
-        [titles[name], f"{100 * answer['mean_iou'][name]:.1f}", *(f"{100 * scores[one]:.1f}" for one in names)]
+        [titles[name], _percent(answer["mean_iou"][name]), *(_percent(scores[one]) for one in names)]
         for name, scores in answer["classes"].items()
     ]
-    rows.append(["one class everywhere", f"{100 * answer['mean_iou']['best_single_class']:.1f}", *("" for _ in names)])
+    rows.append(["one class everywhere", _percent(answer["mean_iou"]["best_single_class"]), *("" for _ in names)])
     log.emit_table("IoU on the demo slide, %", ["", "mean", *names], rows)
     log.say(f"'{answer['best_single_class']}' is the single class that scores best when named everywhere.")
     log.emit("Look at:")

@@ -3,11 +3,13 @@
 Does not know: slides, models.
 """
 
+import os
 import platform
 from importlib import metadata
 from typing import Any
 
 from counterstain import __version__, log
+from counterstain.cli import OK, WRONG_USE
 
 _LIBRARIES = [
     "torch",
@@ -17,6 +19,7 @@ _LIBRARIES = [
     "scipy",
     "scikit-learn",
     "pandas",
+    "pyarrow",
     "pillow",
     "openslide-python",
     "openslide-bin",
@@ -30,8 +33,11 @@ _LIBRARIES = [
     "contourpy",
     "cyclopts",
     "pydantic",
+    "tomli-w",
     "rich",
     "matplotlib",
+    "jinja2",
+    "psutil",
 ]
 _EXTRAS = {"wsidicom": "dicom", "timm": "timm"}
 _LEAST_MEMORY_GIB = 4
@@ -48,43 +54,63 @@ def doctor(*, json: bool = False) -> int:
         log.emit_json(found)
     else:
         _show(found)
-    return 0 if not found["problems"] else 2
+    return OK if not found["problems"] else WRONG_USE
 
 
 def _findings() -> dict[str, Any]:
-    import psutil
-    import torch
-
     versions = {name: _version(name) for name in _LIBRARIES}
     problems = [
         f"{name} is missing. Install it: pip install {name}" for name, version in versions.items() if version is None
     ]
-    memory = psutil.virtual_memory()
-    if memory.available < _LEAST_MEMORY_GIB << 30:
-        problems.append(
-            f"Only {memory.available / 2**30:.1f} GiB of memory are free; training wants {_LEAST_MEMORY_GIB}."
-        )
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return {
+    warnings: list[str] = []
+    found = {
         "counterstain": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
-        "threads": torch.get_num_threads(),
-        "memory_gib": round(memory.total / 2**30, 1),
-        "memory_free_gib": round(memory.available / 2**30, 1),
-        "gpus": gpus,
-        "readers": _readers(),
+        "cores": os.cpu_count() or 1,
+        "threads": None,
+        "memory_gib": None,
+        "memory_free_gib": None,
+        "gpus": [],
+        "readers": [],
         "libraries": versions,
         "extras": {name: _version(name) for name in _EXTRAS},
         "problems": problems,
+        "warnings": warnings,
+    }
+    for look in (_machine, _torch, _readers):
+        try:
+            found |= look()
+        except (ImportError, OSError) as error:  # a library that is not there, or whose own libraries are not
+            problems.append(f"A library can't be loaded: {error}. Install counterstain again: pip install counterstain")
+    free = found["memory_free_gib"]
+    if isinstance(free, float) and free < _LEAST_MEMORY_GIB:
+        warnings.append(f"Only {free:.1f} GiB of memory are free; training wants {_LEAST_MEMORY_GIB}.")
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return {
+        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
+        "memory_gib": round(memory.total / 2**30, 1),
+        "memory_free_gib": round(memory.available / 2**30, 1),
     }
 
 
-def _readers() -> list[str]:
+def _torch() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {"threads": torch.get_num_threads(), "gpus": gpus}
+
+
+def _readers() -> dict[str, Any]:
     from counterstain.slides import READERS
 
-    return list(READERS)
+    return {"readers": list(READERS)}
 
 
 def _version(name: str) -> str | None:
@@ -98,10 +124,10 @@ def _show(found: dict[str, Any]) -> None:
     rows = [
         ["counterstain", found["counterstain"]],
         ["Python", f"{found['python']} on {found['system']}"],
-        ["processors", f"{found['cores']} cores, torch uses {found['threads']} threads"],
-        ["memory", f"{found['memory_free_gib']} of {found['memory_gib']} GiB free"],
+        ["processors", f"{found['cores']} cores, torch uses {found['threads'] or 'unknown'} threads"],
+        ["memory", f"{found['memory_free_gib'] or '?'} of {found['memory_gib'] or '?'} GiB free"],
         ["GPUs", ", ".join(found["gpus"]) or "none: training and prediction run on the processors"],
-        ["slide readers", ", ".join(found["readers"])],
+        ["slide readers", ", ".join(found["readers"]) or "unknown"],
         ["libraries", ", ".join(f"{name} {version}" for name, version in found["libraries"].items())],
         *(
             [
@@ -112,7 +138,7 @@ def _show(found: dict[str, Any]) -> None:
         ),
     ]
     log.emit_table("This machine", ["", "found"], rows)
-    for problem in found["problems"]:
-        log.say(problem)
+    for line in (*found["problems"], *found["warnings"]):
+        log.say(line)
     if not found["problems"]:
         log.say("All is well. Next: counterstain demo")
