@@ -38,7 +38,9 @@ def run(arguments: list[str]) -> int:
     from counterstain.errors import CounterstainError
 
     try:
-        code = build_app(arguments)(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        app = build_app(arguments)
+        app.suppress_keyboard_interrupt = False  # cyclopts would exit without a word
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         log.say(f"{error} Try: counterstain --help")
         return WRONG_USE
