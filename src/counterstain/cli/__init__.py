@@ -38,16 +38,17 @@ def run(arguments: list[str]) -> int:
     from counterstain.errors import CounterstainError
 
     try:
-        app = build_app(arguments)
-        app.suppress_keyboard_interrupt = False  # cyclopts would exit without a word
-        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        code = build_app(arguments)(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         log.say(f"{error} Try: counterstain --help")
         return WRONG_USE
     except CounterstainError as error:
         log.say(str(error))
         return WRONG_USE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        # cyclopts and Lightning turn an interruption into an exit without a word, Lightning with code 1.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
         goes_on = arguments[:1] and arguments[0] in RESUMABLE
         log.say("Interrupted. The same command goes on where this one stopped." if goes_on else "Interrupted.")
         return INTERRUPTED

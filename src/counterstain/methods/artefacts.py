@@ -47,7 +47,7 @@ class Recipe:
 
     def data_tree(self) -> dict[str, Any]:
         """How to open the same data again, and how to know that it is the same."""
-        source = dict(zip(("folder", "layout"), self.data.source or (), strict=False))
+        source = dict(zip(("folder", "layout"), self.data.source, strict=True)) if self.data.source else {}
         known = {"mpp": self.data.mpp} if self.data.mpp is not None else {}
         return {**source, **known, "tile_px": self.input.tile_px, "name": self.data.name, "digest": self.data.digest()}
 

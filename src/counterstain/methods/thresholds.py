@@ -53,7 +53,7 @@ class ValidationScores:
         return cls(
             torch.cat([part.scores_PC for part in parts]),
             torch.cat([part.truth_P for part in parts]),
-            torch.cat([part.window_P + start for part, start in zip(parts, starts, strict=False)]),
+            torch.cat([part.window_P + start for part, start in zip(parts, starts[:-1], strict=True)]),
             torch.cat([part.presence_NC for part in parts]),
         )
 
