@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from counterstain.data import PatchDataset, read_image
 from counterstain.errors import InputError, MissingFileError, StaleResultError, UnknownNameError
 from counterstain.files import read_json
-from counterstain.methods import METHODS, SSHR, SSHRConfig, find_method, load_method, model_digest
+from counterstain.methods import METHODS, SSHR, SSHRConfig, find_method, load_dense_method, load_method, model_digest
 from counterstain.methods.base import InputSpec
 from counterstain.methods.sshr import halo_px, parameter_groups, rate_share
 from counterstain.results import Classes
@@ -264,3 +264,21 @@ def test_unknown_methods_and_runs_are_named(tmp_path: Path) -> None:
 def test_missing_weights_are_named_before_training(textures: PatchDataset, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="weight"):
         created(textures, replace(CONFIG, weights=tmp_path / "none.npz"))
+
+
+@pytest.mark.slow
+def test_the_published_network_in_full_maps_a_patch_and_learns_from_one(tmp_path: Path) -> None:
+    """Full width on Wide-ResNet38: a forward pass, and the gradient of one step of the published training."""
+    classes = Classes(tuple("abcd"), ((0, 0, 0),) * 4)
+    method = SSHR(SSHR.presets["paper"], classes, InputSpec(224, 56, 1.0), (0.2,) * 4)
+    maps = method.predict_maps(torch.rand(1, 3, 224, 224))
+    assert maps.shape == (1, 4, 224, 224)
+    assert torch.allclose(maps.sum(1), torch.ones(1, 224, 224), atol=1e-5)
+    method.network.train()
+    cams = method.network(torch.rand(1, 3, 64, 64))
+    sum(cam.mean() for cam in cams).backward()
+    with_gradient = sum(value.numel() for value in method.network.parameters() if value.grad is not None)
+    assert with_gradient == 111_837_970, "all but the frozen first layers and norms"
+    method.save(tmp_path)
+    image = torch.ones(1, 3, 64, 64)
+    assert torch.equal(load_dense_method(tmp_path).predict_maps(image), method.predict_maps(image))
