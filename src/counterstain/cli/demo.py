@@ -64,7 +64,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, quick: bool = False, json: 
     size = QUICK if quick else DemoSize()
     _claim(out, size, seed)
     patches, slide, truth = _write_data(out, size, seed)
-    settings = PredictSettings(white_background=True)
+    settings = PredictSettings()
     found: dict[str, dict[str, Any]] = {}
     for name, changes in (("sshr", {}), ("plain_cam", {"semantic": False, "context": False})):
         log.say(f"Training {'SSHR' if name == 'sshr' else 'a plain CAM, its baseline,'} on the labels of {patches} ...")

@@ -104,12 +104,10 @@ def _check(
     method: "DenseMethod", dataset: "PatchDataset", split: str, mpp: float | None, settings: PredictSettings
 ) -> None:
     """Refuses what can't be scored, before the split is opened."""
+    from counterstain.report import refuse_other_classes
+
     records = dataset.split(split)
-    if method.classes.names != dataset.classes.names:
-        raise InputError(
-            f"The model knows {', '.join(method.classes.names)}; the dataset has {', '.join(dataset.classes.names)}. "
-            "Score it on a dataset of its own classes."
-        )
+    refuse_other_classes(method, dataset)
     unmasked = [str(record.image) for record in records if record.mask is None]
     if unmasked:
         raise InputError(

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from counterstain.results import UNCOVERED, Classes
 
-_GLASS_GRAY = 200 / 255  # spec of the published white-background masks: gray above 200 of 255 ...
-_GLASS_MIN_PX = 50  # ... in 4-connected pieces of at least 50 image pixels (SSHR spec 3, "White-background mask")
+_GLASS_GRAY = 200 / 255  # published white-background masks (Han et al. 2022): gray above 200 of 255 ...
+_GLASS_MIN_PX = 50  # ... in 4-connected pieces of at least 50 image pixels
 
 
 def glass(

@@ -69,8 +69,8 @@ class AveragedViews:
     def predict_maps(self, images_BCHW: Tensor) -> Tensor:
         """(B, classes, H, W) mean probabilities of float32 RGB images in [0, 1].
 
-        Source: SSHR spec 7.5; the released code averages class activation maps of three views before it normalises them,
-        this averages probabilities, so that it serves every model.
+        Source: ours; the code released with SSHR (arXiv 2606.20250) averages class activation maps of three views before it
+        normalises them, this averages probabilities, so that it serves every model.
         """
         total: Tensor | None = None
         for view in self._views:

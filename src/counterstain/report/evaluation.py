@@ -38,6 +38,7 @@ from counterstain.metrics import (
     one_class,
     presence_scores,
 )
+from counterstain.metrics.segmentation import plain
 from counterstain.results import UNCOVERED
 
 Counts = npt.NDArray[np.int64]
@@ -100,8 +101,8 @@ class Evaluation:
             "num_patients": len(set(self.patients)),
             "scores": self.scores.to_json(names),
             "boundary_iou": {
-                "mean": _plain(self.boundary.mean_iou),
-                **{name: _plain(value) for name, value in zip(names, self.boundary.iou, strict=True)},
+                "mean": plain(self.boundary.mean_iou),
+                **{name: plain(value) for name, value in zip(names, self.boundary.iou, strict=True)},
             },
             "presence": self.presence.to_json(names),
             "intervals": {name: interval.to_json() if interval else None for name, interval in intervals.items()},
@@ -130,11 +131,7 @@ def evaluate(
         InputError: When the split has no images or one has no mask, or the classes differ.
     """
     settings = settings or EvaluateSettings()
-    if model.classes.names != data.classes.names:
-        raise InputError(
-            f"The model knows {', '.join(model.classes.names)}; the dataset has {', '.join(data.classes.names)}. Score it "
-            "on a dataset of its own classes."
-        )
+    refuse_other_classes(model, data)
     records = data.split(split)
     counted = _count(model, data, records, predict or PredictSettings(), settings)
     total = counted.confusions_NKK.sum(0)
@@ -165,6 +162,19 @@ def evaluate(
         confusions_NKK=counted.confusions_NKK,
         patients=patients,
     )
+
+
+def refuse_other_classes(model: DenseModel, data: PatchDataset) -> None:
+    """Refuses to score a model on classes that are not its own.
+
+    Raises:
+        InputError: When names or their order differ.
+    """
+    if model.classes.names != data.classes.names:
+        raise InputError(
+            f"The model knows {', '.join(model.classes.names)}; the dataset has {', '.join(data.classes.names)}. Score it "
+            "on a dataset of its own classes."
+        )
 
 
 @dataclass(frozen=True)
@@ -211,7 +221,3 @@ def _majority(data: PatchDataset, total: Counts) -> tuple[int, str]:
         return majority_class(np.array(labels)), "training labels"
     scores = [float(mean_iou(one_class(total, int(index)))) for index in tied]
     return int(tied[int(np.argmax(scores))]), "training labels; of tied classes the one that scores best here"
-
-
-def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
