@@ -109,11 +109,13 @@ class DenseMethod(Method):
     """A method that gives maps."""
 
     @abstractmethod
-    def predict_maps(self, images_BCHW: Tensor) -> Tensor:
+    def predict_maps(self, images_BCHW: Tensor, present_BC: Tensor | None = None) -> Tensor:
         """Class probabilities for every pixel.
 
         Args:
             images_BCHW: float32 RGB in [0, 1], of any height and width.
+            present_BC: bool, (B or 1, classes) with a True in every row: the classes that may be shown. None lets the
+                method judge, as it does wherever nothing is known of an image.
 
         Returns:
             (B, classes, H, W) float32 in [0, 1], summing to 1 over classes; classes judged absent are exactly 0.

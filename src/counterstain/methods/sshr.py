@@ -263,11 +263,12 @@ class SSHR(DenseMethod):
         return self._scores(images_BCHW)[1]
 
     @torch.inference_mode()
-    def predict_maps(self, images_BCHW: Tensor) -> Tensor:
+    def predict_maps(self, images_BCHW: Tensor, present_BC: Tensor | None = None) -> Tensor:
         scores_BCHW, presence_BC = self._scores(images_BCHW)
-        thresholds_C = torch.tensor(self.thresholds, device=presence_BC.device)
+        if present_BC is None:
+            present_BC = present_classes(presence_BC, torch.tensor(self.thresholds, device=presence_BC.device))
         _, gate = NORMALISATIONS[self.config.normalisation]
-        return gate(scores_BCHW, present_classes(presence_BC, thresholds_C))
+        return gate(scores_BCHW, present_BC.to(scores_BCHW.device).expand(len(scores_BCHW), -1))
 
     def _scores(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Fused CAMs (B, C, H, W) and presence (B, C), before the gate."""

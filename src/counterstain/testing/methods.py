@@ -59,6 +59,14 @@ class DenseMethodContract:
             assert torch.allclose(maps_BCHW.sum(1), torch.ones(2, rows, columns), atol=1e-5)
             assert maps_BCHW.min() >= 0
 
+    def test_classes_said_to_be_absent_are_not_shown(self, textures: PatchDataset) -> None:
+        num = len(textures.classes)
+        for index in range(num):
+            only_1C = torch.arange(num)[None] == index
+            maps_BCHW = self.dense(textures).predict_maps(random_images(32, 32), only_1C)
+            assert torch.equal(maps_BCHW.argmax(1), torch.full((2, 32, 32), index))
+            assert (maps_BCHW[:, ~only_1C[0]] == 0).all()
+
     def test_an_image_has_the_same_map_in_any_batch(self, textures: PatchDataset) -> None:
         method, images = self.dense(textures), random_images(32, 32, 3)
         together = method.predict_maps(images)
