@@ -5,14 +5,16 @@
         train_stem, truth_stem = "{patient}-{number}-27920", "{patient}-{number}-46781"
         patients = ("1031280", "385277", "416392")
 
-`write_layout` writes every folder name that published archives use. Images are a few pixels of noise: nothing here is
-tissue. Files are written with Pillow alone, so that the readers are not examined by themselves.
+`write_layout` writes every folder name that published archives use, and every way they write a label. Images are a few
+pixels of noise: nothing here is tissue. Files are written with Pillow alone, so that the readers are not examined by
+themselves.
 
 Does not know: pytest; any runner that calls methods named `test_...` with a temporary folder will do.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,7 +28,6 @@ from counterstain.layouts import PatchLayout
 
 Mask = npt.NDArray[np.uint8]
 
-_WIDTH, _HEIGHT = 14, 10
 _SPLITS = ("train", "val", "test")
 
 
@@ -61,11 +62,32 @@ class FakeNames:
         train_stem: `str.format` pattern of a training file's stem without its label, of `patient` and `number`.
         truth_stem: Likewise of a val or test file's stem; it may leave `patient` out.
         patients: At least one for each split, in the order train, val, test.
+        label_format: Of `published_label_formats`; None is the layout's own.
     """
 
     train_stem: str
     truth_stem: str
     patients: tuple[str, ...]
+    label_format: str | None = None
+
+
+@dataclass(frozen=True)
+class FakeContent:
+    """How much a fake copy holds.
+
+    Args:
+        num_train: Training patches; None is two for each class.
+        num_truth: Patches with a mask in each of val and test.
+        width_px: Of every image.
+        height_px: Likewise.
+        seed: Of the noise and the masks.
+    """
+
+    num_train: int | None = None
+    num_truth: int = 2
+    width_px: int = 14
+    height_px: int = 10
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,50 +106,69 @@ class FakeDataset:
 
 
 def published_folders(layout: PatchLayout) -> Iterator[Folders]:
-    """Every folder name a layout is published under, each at least once."""
-    number = max(len(layout.train_folders), len(layout.val_folders), len(layout.test_folders))
-    for place in range(number):
-        train, val, test = (
-            folders[min(place, len(folders) - 1)]
-            for folders in (layout.train_folders, layout.val_folders, layout.test_folders)
-        )
-        for images in layout.image_folders:
-            yield Folders(train, val, test, train_images=images, truth_images=images)
+    """Every folder name a layout is published under: names of training and validation in all pairs, images flat or not."""
+    places = {"flat and img": ("", "img"), "img": ("img", "img"), "flat": ("", "")}
+    for (index, train), val, (train_images, truth_images) in product(
+        enumerate(layout.train_folders), layout.val_folders, places.values()
+    ):
+        test = layout.test_folders[min(index, len(layout.test_folders) - 1)]
+        if {train_images, truth_images} <= set(layout.image_folders):
+            yield Folders(train, val, test, train_images, truth_images)
+
+
+def published_label_formats(layout: PatchLayout) -> Iterator[str]:
+    """Every way published archives write a label at the end of a name: "[1 0 0 1]", "[1001]" and "[1, 0, 0, 1]"."""
+    before_brackets = layout.label_format.partition("[")[0]
+    digits = [f"{{{index}}}" for index in range(len(layout.classes))]
+    for separator in (" ", "", ", "):
+        yield f"{before_brackets}[{separator.join(digits)}]"
 
 
 def write_layout(
-    folder: Path, layout: PatchLayout, names: FakeNames, folders: Folders | None = None, seed: int = 0
+    folder: Path,
+    layout: PatchLayout,
+    names: FakeNames,
+    folders: Folders | None = None,
+    content: FakeContent | None = None,
 ) -> FakeDataset:
-    """Writes a fake copy of a published dataset: training patches of labels with one or two classes, two truths a split.
+    """Writes a fake copy of a published dataset: training patches of labels with one or two classes, and truths.
 
     Returns:
         What must come back.
     """
-    folders = folders or Folders()
-    rng = np.random.default_rng(seed)
-    written = FakeDataset(masks={"val": {}, "test": {}})
-    number_of_classes = len(layout.classes)
-    train = folder / folders.train / folders.train_images
-    train.mkdir(parents=True)
-    for number in range(2 * number_of_classes):
-        chosen = number % number_of_classes
-        label = tuple(int(index in (chosen, number // number_of_classes)) for index in range(number_of_classes))
-        stem = names.train_stem.format(patient=names.patients[0], number=100 + number)
-        name = stem + layout.label_suffix(label) + ".png"
-        _noise(rng).save(train / name)
-        written.labels[name] = label
-        written.patients[name] = names.patients[0]
+    folders, content = folders or Folders(), content or FakeContent()
+    rng = np.random.default_rng(content.seed)
+    labels = _write_train(folder / folders.train / folders.train_images, layout, names, content, rng)
+    written = FakeDataset(labels, {"val": {}, "test": {}}, dict.fromkeys(labels, names.patients[0]))
     for split, patient in (("val", names.patients[1]), ("test", names.patients[2])):
-        for number in range(2):
+        for number in range(content.num_truth):
             name = names.truth_stem.format(patient=patient, number=number) + ".png"
-            written.masks[split][name] = _write_truth(
-                folder / folders.of(split), folders.truth_images, name, layout, rng
-            )
+            parent = folder / folders.of(split)
+            written.masks[split][name] = _write_truth(parent, folders.truth_images, name, layout, content, rng)
             written.patients[name] = patient if "{patient}" in names.truth_stem else None
     return written
 
 
-def _write_truth(parent: Path, image_folder: str, name: str, layout: PatchLayout, rng: np.random.Generator) -> Mask:
+def _write_train(
+    parent: Path, layout: PatchLayout, names: FakeNames, content: FakeContent, rng: np.random.Generator
+) -> dict[str, Label]:
+    """Writes the training patches; their labels by file name."""
+    parent.mkdir(parents=True)
+    num_classes = len(layout.classes)
+    label_format = names.label_format or layout.label_format
+    labels: dict[str, Label] = {}
+    for number in range(2 * num_classes if content.num_train is None else content.num_train):
+        label = tuple(int(index in (number % num_classes, number // num_classes)) for index in range(num_classes))
+        stem = names.train_stem.format(patient=names.patients[0], number=100 + number)
+        name = f"{stem}{label_format.format(*label)}.png"
+        _noise(content, rng).save(parent / name)
+        labels[name] = label
+    return labels
+
+
+def _write_truth(
+    parent: Path, image_folder: str, name: str, layout: PatchLayout, content: FakeContent, rng: np.random.Generator
+) -> Mask:
     """Writes an image, its indexed mask and, where the layout has it, the file of what is left out."""
     places = [parent / image_folder, parent / "mask"]
     if layout.background_folder is not None:
@@ -135,13 +176,13 @@ def _write_truth(parent: Path, image_folder: str, name: str, layout: PatchLayout
     for place in places:
         place.mkdir(parents=True, exist_ok=True)
     values = np.array([*range(len(layout.classes)), layout.mask_ignore], np.uint8)
-    mask: Mask = rng.choice(values, (_HEIGHT, _WIDTH))
+    mask: Mask = rng.choice(values, (content.height_px, content.width_px))
     image = Image.fromarray(mask).convert("L")
     palette = np.full((256, 3), 255, np.uint8)
     palette[: len(layout.classes)] = layout.classes.colors
     palette[layout.mask_ignore] = layout.mask_ignore_color
     image.putpalette(palette.reshape(-1).tolist())
-    _noise(rng).save(places[0] / name)
+    _noise(content, rng).save(places[0] / name)
     image.save(places[1] / name)
     if layout.background_folder is None:
         return mask
@@ -150,8 +191,8 @@ def _write_truth(parent: Path, image_folder: str, name: str, layout: PatchLayout
     return np.where(excluded, np.uint8(layout.mask_ignore), mask)
 
 
-def _noise(rng: np.random.Generator) -> Image.Image:
-    return Image.fromarray(rng.integers(0, 256, (_HEIGHT, _WIDTH, 3), np.uint8))
+def _noise(content: FakeContent, rng: np.random.Generator) -> Image.Image:
+    return Image.fromarray(rng.integers(0, 256, (content.height_px, content.width_px, 3), np.uint8))
 
 
 def _refusal(kind: type[CounterstainError], call: Callable[[], object]) -> CounterstainError:
@@ -180,9 +221,9 @@ class PatchLayoutContract:
     patients: ClassVar[tuple[str, ...]]
     """As in `FakeNames`."""
 
-    def write(self, folder: Path, folders: Folders | None = None) -> FakeDataset:
+    def write(self, folder: Path, folders: Folders | None = None, label_format: str | None = None) -> FakeDataset:
         """A fake copy of it."""
-        names = FakeNames(self.train_stem, self.truth_stem, self.patients)
+        names = FakeNames(self.train_stem, self.truth_stem, self.patients, label_format)
         return write_layout(folder, self.layout, names, folders)
 
     def test_labels_patients_and_masks_come_back(self, tmp_path: Path) -> None:
@@ -196,6 +237,12 @@ class PatchLayoutContract:
                 for record in records:
                     assert np.array_equal(dataset.read_mask(record), written.masks[split][record.image.name]), folders
             self._check_patients(dataset, written)
+
+    def test_labels_are_read_in_every_form_they_are_written_in(self, tmp_path: Path) -> None:
+        for number, label_format in enumerate(published_label_formats(self.layout)):
+            written = self.write(tmp_path / str(number), label_format=label_format)
+            dataset = open_patches(tmp_path / str(number), self.layout.name)
+            assert {record.image.name: record.label for record in dataset.train} == written.labels, label_format
 
     def test_what_all_patches_share_comes_from_the_layout(self, tmp_path: Path) -> None:
         self.write(tmp_path)
@@ -250,7 +297,9 @@ class PatchLayoutContract:
     def test_a_mask_value_that_is_no_class_is_refused(self, tmp_path: Path) -> None:
         written = self.write(tmp_path)
         name = next(iter(written.masks["test"]))
-        Image.fromarray(np.full((_HEIGHT, _WIDTH), 77, np.uint8)).save(tmp_path / "test" / "mask" / name)
+        Image.fromarray(np.full((FakeContent.height_px, FakeContent.width_px), 77, np.uint8)).save(
+            tmp_path / "test" / "mask" / name
+        )
         dataset = open_patches(tmp_path, self.layout.name)
         spoilt = next(record for record in dataset.test if record.image.name == name)
         assert "[77]" in str(_refusal(InputError, lambda: dataset.read_mask(spoilt)))
@@ -263,7 +312,7 @@ class PatchLayoutContract:
         patches = WeakPatches(dataset.train)
         assert len(patches) == len(written.labels)
         for (image_CHW, label_C), record in zip((patches[i] for i in range(len(patches))), dataset.train, strict=True):
-            assert image_CHW.shape == (3, _HEIGHT, _WIDTH)
+            assert image_CHW.shape == (3, FakeContent.height_px, FakeContent.width_px)
             assert tuple(label_C.int().tolist()) == record.label
 
     def _check_patients(self, dataset: PatchDataset, written: FakeDataset) -> None:
