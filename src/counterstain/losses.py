@@ -1,6 +1,6 @@
 """Losses: pure functions of logits and labels.
 
-Shapes: B images, C classes, H x W cells of a map.
+Shapes: B images, C classes of images, K classes of pixels, H x W cells of a map or pixels, N of them in a row.
 Does not know: networks, datasets, optimisers.
 """
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from counterstain.errors import InputError
+from counterstain.results import UNCOVERED
 
 
 def image_logits(maps_BCHW: Tensor) -> Tensor:
@@ -70,3 +71,103 @@ def weighted_scales(losses: Sequence[Tensor], weights: Sequence[float]) -> Tenso
     if len(losses) != len(weights) or not losses:
         raise InputError(f"{len(losses)} losses and {len(weights)} weights were given; each loss needs one weight.")
     return torch.stack([weight * loss for loss, weight in zip(losses, weights, strict=True)]).sum()
+
+
+def map_consistency(maps_BCHW: Tensor, others_BCHW: Tensor) -> Tensor:
+    """How far two views' maps differ: the mean squared difference of their cells' probabilities.
+
+    Args:
+        maps_BCHW: Raw class activation maps, float.
+        others_BCHW: Of other views of the same images, cell for cell.
+
+    Returns:
+        A scalar in [0, 1].
+
+    Raises:
+        InputError: When the shapes differ.
+
+    Source: ours; the squared error between two views' predictions is that of mean teachers (arXiv 1703.01780).
+    """
+    if maps_BCHW.shape != others_BCHW.shape:
+        raise InputError(
+            f"Maps {tuple(maps_BCHW.shape)} and {tuple(others_BCHW.shape)} were given; both views must be of one shape."
+        )
+    return (maps_BCHW.sigmoid() - others_BCHW.sigmoid()).square().mean()
+
+
+def pixel_cross_entropy(logits_BKHW: Tensor, labels_BHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The cross-entropy of every pixel that has a label.
+
+    Args:
+        logits_BKHW: float.
+        labels_BHW: Integers, 0 to K - 1, or `UNCOVERED` where there is no label.
+
+    Returns:
+        (B, H, W) float, 0 or more, exactly 0 where there is no label; and (B, H, W) bool, whether there is one.
+
+    Raises:
+        InputError: When the shapes don't match, or a label is no class.
+    """
+    batch, num_classes, height, width = logits_BKHW.shape
+    is_scored_BHW = labels_BHW != UNCOVERED
+    if labels_BHW.shape != (batch, height, width):
+        raise InputError(
+            f"Logits {tuple(logits_BKHW.shape)} and labels {tuple(labels_BHW.shape)} were given; (images, classes, rows, "
+            "columns) and (images, rows, columns) were expected."
+        )
+    # on a GPU a label that is no class would take the whole process down
+    if bool((is_scored_BHW & ((labels_BHW < 0) | (labels_BHW >= num_classes))).any()):
+        given = sorted(set(labels_BHW.flatten().tolist()))
+        raise InputError(f"Labels {given} were given; 0 to {num_classes - 1}, or {UNCOVERED} for none, were expected.")
+    return F.cross_entropy(logits_BKHW, labels_BHW.long(), ignore_index=UNCOVERED, reduction="none"), is_scored_BHW
+
+
+def labels_per_image(labels_BHW: Tensor, num_classes: int) -> Tensor:
+    """How many classes a mask shows: (B,) integers; pixels without a label are not counted.
+
+    Args:
+        labels_BHW: Integers, 0 to num_classes - 1, or `UNCOVERED`.
+        num_classes: K.
+    """
+    shown_BK = torch.stack([(labels_BHW == label).flatten(1).any(1) for label in range(num_classes)], dim=1)
+    return shown_BK.sum(1)
+
+
+def oeem_weights(losses_BHW: Tensor, is_scored_BHW: Tensor, num_labels_B: Tensor) -> Tensor:
+    """Weights of pixels that trust those whose labels are easily learned: online easy example mining.
+
+    A softmax of minus the loss over an image's scored pixels, divided by its mean; an image of a single label, where
+    there is nothing to mix up, weighs all pixels the same. No gradient flows through the weights.
+
+    Args:
+        losses_BHW: float.
+        is_scored_BHW: bool.
+        num_labels_B: How many labels each image's mask has.
+
+    Returns:
+        (B, H, W) float32: of mean 1 over the scored pixels of every image, 0 on the others.
+
+    Source: arXiv 2206.06665, with the released code's exception for single labels.
+    """
+    is_scored_BN = is_scored_BHW.flatten(1)
+    # a softmax over none would be NaN: an image without a scored pixel keeps all, and loses all after it
+    is_kept_BN = is_scored_BN | ~is_scored_BN.any(1, keepdim=True)
+    minus_BN = (-losses_BHW.detach().float()).flatten(1).masked_fill(~is_kept_BN, -torch.inf)
+    weights_BN = minus_BN.softmax(1) * is_scored_BN.sum(1, keepdim=True)
+    weights_BN = torch.where(num_labels_B[:, None] > 1, weights_BN, 1.0) * is_scored_BN
+    return weights_BN.view_as(is_scored_BHW)
+
+
+def mean_over_scored(losses_BHW: Tensor, is_scored_BHW: Tensor, weights_BHW: Tensor | None = None) -> Tensor:
+    """The mean loss of all scored pixels of a batch, each times its weight.
+
+    Args:
+        losses_BHW: float.
+        is_scored_BHW: bool.
+        weights_BHW: float; None weighs all the same.
+
+    Returns:
+        A scalar; 0 when no pixel is scored.
+    """
+    weighed_BHW = losses_BHW if weights_BHW is None else losses_BHW * weights_BHW
+    return weighed_BHW.masked_fill(~is_scored_BHW, 0.0).sum() / is_scored_BHW.sum().clamp(min=1)

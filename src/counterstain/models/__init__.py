@@ -7,7 +7,9 @@ Does not know: data, losses, training, methods.
 """
 
 from counterstain.models.backbones import BACKBONES, Backbone, build_backbone, load_backbone_weights
+from counterstain.models.classifier import CamClassifier
 from counterstain.models.count import Count, count
+from counterstain.models.deeplab import DeepLabSettings, DeepLabV3Plus
 from counterstain.models.hfrm import HFRM
 from counterstain.models.sshr import ParameterGroups, SSHRNetwork, SSHRNetworkSettings
 from counterstain.models.weights import Audit, digest, load_state, read_state, write_state
@@ -26,6 +28,9 @@ __all__ = [
     "SSHRNetwork",
     "SSHRNetworkSettings",
     "ParameterGroups",
+    "CamClassifier",
+    "DeepLabV3Plus",
+    "DeepLabSettings",
     "Count",
     "count",
 ]

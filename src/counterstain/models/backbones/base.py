@@ -82,6 +82,14 @@ class Backbone(nn.Module, ABC):
     def taps(self, inputs_BCHW: Tensor) -> Taps:
         """Four feature maps of normalised images."""
 
+    def trunk(self, inputs_BCHW: Tensor) -> Taps:
+        """The feature maps that the deepest one is computed from, where a gradient of it can be taken.
+
+        They are the taps, except where a tap is a copy that leads nowhere: a rectified one of a signed sum that goes on
+        as it is. The deepest one always is the tap.
+        """
+        return self.taps(inputs_BCHW)
+
     def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A published file's tensors under this network's names.
 

@@ -155,13 +155,20 @@ class MobileNetV2(Backbone):
         self.freeze(self.features[:num_frozen])
 
     def taps(self, inputs_BCHW: Tensor) -> Taps:
+        first, second, third, deep = (
+            F.relu(found) if is_rectified else found
+            for found, is_rectified in zip(self.trunk(inputs_BCHW), self._rectified.values(), strict=True)
+        )
+        return first, second, third, deep
+
+    def trunk(self, inputs_BCHW: Tensor) -> Taps:
         x_BCHW, found = inputs_BCHW, []
         for index, stage in enumerate(self.features):
             x_BCHW = stage(x_BCHW)
             if index in self._rectified:
-                found.append(F.relu(x_BCHW) if self._rectified[index] else x_BCHW)
+                found.append(x_BCHW)
         first, second, third, deep = found
-        return first, second, third, deep
+        return first, second, third, F.relu(deep) if list(self._rectified.values())[3] else deep
 
     def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A published file's tensors under torchvision's names.

@@ -123,8 +123,12 @@ class WideResNet38(Backbone):
         return x_BCHW
 
     def taps(self, inputs_BCHW: Tensor) -> Taps:
+        b3_BCHW, b4_BCHW, b5_BCHW, deep_BCHW = self.trunk(inputs_BCHW)
+        return b3_BCHW, F.relu(b4_BCHW), F.relu(b5_BCHW), deep_BCHW
+
+    def trunk(self, inputs_BCHW: Tensor) -> Taps:
         b3_BCHW = self._run("b3", self._run("b2", self.conv1a(inputs_BCHW)))
         b4_BCHW = self._run("b4", b3_BCHW)
         b5_BCHW = self._run("b5", b4_BCHW)
         deep_BCHW = F.relu(self.bn7(self.b7(self.b6(b5_BCHW))))
-        return b3_BCHW, F.relu(b4_BCHW), F.relu(b5_BCHW), deep_BCHW
+        return b3_BCHW, b4_BCHW, b5_BCHW, deep_BCHW
