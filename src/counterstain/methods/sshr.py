@@ -24,16 +24,17 @@ from torch.utils.data import DataLoader
 from counterstain.data.augment import Augment, AugmentSettings
 from counterstain.data.weak import WeakPatches, WeakSettings
 from counterstain.errors import InputError
-from counterstain.losses import image_logits, multilabel_soft_margin, weighted_scales
+from counterstain.losses import image_logits, map_consistency, multilabel_soft_margin, weighted_scales
 from counterstain.methods import artefacts
 from counterstain.methods.base import DenseMethod, InputSpec
 from counterstain.methods.cams import NORMALISATIONS, present_classes
 from counterstain.methods.thresholds import ValidationScores, choose_thresholds, choose_thresholds_by_labels
 from counterstain.methods.validation import truth_windows
 from counterstain.models.backbones import build_backbone, load_backbone_weights
-from counterstain.models.sshr import SSHRNetwork, SSHRNetworkSettings
+from counterstain.models.sshr import Cams, SSHRNetwork, SSHRNetworkSettings
 from counterstain.models.weights import load_state
 from counterstain.results import Classes
+from counterstain.stain import jitter_hed
 from counterstain.training import TrainSettings, fit, train_loader
 
 if TYPE_CHECKING:
@@ -81,6 +82,10 @@ class SSHRConfig:
         turn: Random right-angle turns in training, ours.
         stain_sigma: Strength of random stain changes in training, ours; 0 is none.
         head_gain: Factor on the heads' first weights; the paper's heads start at 1.
+        adaptive: Whether g_s and g_c differ from place to place, by the deep features there; ours.
+        consistency: Weight of the loss that holds the CAMs of two stainings of an image together, ours; 0 is none. Such
+            training takes twice as long.
+        consistency_sigma: Strength of the second staining's change.
 
     Raises:
         InputError: When a scale or factor is not above 0, or no scale's CAM is used.
@@ -114,6 +119,9 @@ class SSHRConfig:
     turn: bool = False
     stain_sigma: float = 0.0
     head_gain: float = 1.0
+    adaptive: bool = False
+    consistency: float = 0.0
+    consistency_sigma: float = 0.2
 
     def __post_init__(self) -> None:
         for name in ("scale", "learning_rate", "scratch_factor", *(f"{part}_factor" for part in _RECTIFIER)):
@@ -126,6 +134,9 @@ class SSHRConfig:
 
 PRESETS = {
     "paper": SSHRConfig(),
+    # The momentum that the released optimiser meant, with the learning rate that such momentum wants, and a large kernel
+    # that does not see an invented black rim.
+    "corrected": SSHRConfig(momentum=0.9, learning_rate=1e-3, padding="replicate"),
     # Learns from scratch within minutes on two cores: the demo's, and a first try on one's own patches.
     "small": SSHRConfig(
         backbone="tiny",
@@ -180,6 +191,7 @@ class SSHR(DenseMethod):
             reduction=config.reduction,
             padding=config.padding,
             head_gain=config.head_gain,
+            adaptive=config.adaptive,
         )
         self.network: SSHRNetwork = SSHRNetwork(backbone, len(classes), settings)
         self.weights_digest: str | None = None
@@ -411,14 +423,27 @@ def training_module(network: SSHRNetwork, config: SSHRConfig, settings: TrainSet
             images_BCHW, labels_BC = batch
             seed = (settings.seed + self.global_rank) * 1_000_003 + self.global_step
             generator = torch.Generator(device="cpu").manual_seed(seed)
-            return self._loss(self.augment(images_BCHW.float() / 255, generator), labels_BC)
+            images_BCHW = self.augment(images_BCHW.float() / 255, generator)
+            if not config.consistency:
+                return self._loss(images_BCHW, labels_BC)
+            cams = self._cams(images_BCHW)
+            others = self._cams(jitter_hed(images_BCHW, generator, config.consistency_sigma))
+            learned = (self._learned(cams, labels_BC) + self._learned(others, labels_BC)) / 2
+            apart = [map_consistency(cam.float(), other.float()) for cam, other in zip(cams, others, strict=True)]
+            return learned + config.consistency * weighted_scales(apart, config.loss_weights)
 
         def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
             images_BCHW, labels_BC = batch
             self.log("val_loss", self._loss(images_BCHW.float() / 255, labels_BC), batch_size=len(labels_BC))
 
         def _loss(self, images_BCHW: Tensor, labels_BC: Tensor) -> Tensor:
-            cams = self.network(_enlarged(images_BCHW, config.scale))
+            return self._learned(self._cams(images_BCHW), labels_BC)
+
+        def _cams(self, images_BCHW: Tensor) -> Cams:
+            cams: Cams = self.network(_enlarged(images_BCHW, config.scale))
+            return cams
+
+        def _learned(self, cams: Cams, labels_BC: Tensor) -> Tensor:
             losses = [multilabel_soft_margin(image_logits(cam.float()), labels_BC) for cam in cams]
             return weighted_scales(losses, config.loss_weights)
 

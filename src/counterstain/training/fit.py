@@ -45,6 +45,8 @@ class TrainSettings:
         precision: "auto" takes bf16 where a GPU has it, else fp16 on a GPU, else fp32; bf16 on a CPU is slower than fp32.
         devices: How many GPUs (or CPU processes) train side by side.
         patience: Epochs without a lower validation loss after which training stops; None trains to the end.
+        ema_decay: Weights are averaged over steps, older ones counting this much less with each step, and the averages
+            kept: 0.999 for long runs; None keeps the last weights.
 
     Raises:
         InputError: When a number is below 1.
@@ -57,8 +59,11 @@ class TrainSettings:
     precision: Literal["auto", "32", "16", "bf16"] = "auto"
     devices: int = 1
     patience: int | None = None
+    ema_decay: float | None = None
 
     def __post_init__(self) -> None:
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise InputError(f"Setting 'ema_decay' was given as {self.ema_decay}; it must lie between 0 and 1.")
         for name in ("epochs", "batch_size", "devices", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -177,7 +182,7 @@ def _quiet() -> Iterator[None]:
 
 def _callbacks(run: Path, settings: TrainSettings, counter: log.Counter) -> "list[Callback]":
     from lightning.pytorch import Callback
-    from lightning.pytorch.callbacks import EarlyStopping
+    from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 
     class Keeper(Callback):
         """Seeds each step, keeps the loss curve, saves after each epoch."""
@@ -215,6 +220,8 @@ def _callbacks(run: Path, settings: TrainSettings, counter: log.Counter) -> "lis
             self._losses = []
 
     callbacks: list[Callback] = [Keeper()]
+    if settings.ema_decay is not None:
+        callbacks.insert(0, EMAWeightAveraging(decay=settings.ema_decay))
     if settings.patience is not None:
         callbacks.insert(0, EarlyStopping("val_loss", patience=settings.patience, mode="min"))
     return callbacks
