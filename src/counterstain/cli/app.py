@@ -24,6 +24,7 @@ def build_app(arguments: list[str]) -> App:
         ("inspect", "Show what a slide file holds."),
         ("predict", "Map the tissue of slides with a trained run."),
         ("evaluate", "Score a run on patches or whole images with pixel truth."),
+        ("compare", "Train and score the variants of a study with several seeds: a table and a plot."),
         ("export", "Write a finished map for other tools."),
     ):
         app.command(f"counterstain.cli.{verb}:{verb}", name=verb, help=summary)

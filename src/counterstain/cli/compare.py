@@ -1,0 +1,68 @@
+"""`counterstain compare`: a study and a dataset in, every variant trained and scored, one table and one plot out.
+
+Does not know: what a variant changes, how it is scored.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from counterstain import log
+from counterstain.cli import OK
+
+
+def compare(
+    out: Path,
+    /,
+    *,
+    data: Path,
+    study: str,
+    layout: str | None = None,
+    mpp: float | None = None,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    only: tuple[str, ...] = (),
+    weights: Path | None = None,
+    second_weights: Path | None = None,
+    split: Literal["val", "test"] = "val",
+    again: bool = False,
+    json: bool = False,
+) -> int:
+    """Train and score the variants of a study with several seeds: a table and a plot.
+
+    Interrupted and called again, it goes on where it stopped: finished runs and scores are kept as long as settings and
+    data are the same. Further seeds and variants may be added later.
+
+    Args:
+        out: The folder of all runs, and of the table and the plot.
+        data: The dataset's folder.
+        study: A TOML file, or the name of one that comes with the package.
+        layout: How the dataset is laid out, where that is in doubt.
+        mpp: Microns per pixel of the patches, where the dataset does not say.
+        seeds: Of every variant's training.
+        only: Variants to compare, beside the reference; all by default.
+        weights: A file of pretrained backbone weights, for every variant.
+        second_weights: Likewise for the second stage of methods that have one.
+        split: What is scored: val or test.
+        again: Open the test split once more for runs that it was opened for.
+        json: Answer as JSON.
+    """
+    from counterstain.cli.inputs import check_resolution
+    from counterstain.data import open_patches
+    from counterstain.recipes.studies import study_file
+    from counterstain.report.compare import COLUMNS, CompareSettings, cells
+    from counterstain.report.compare import compare as run
+    from counterstain.report.study import read_study
+
+    check_resolution("--mpp", mpp)
+    chosen = read_study(study_file(study))
+    if only:
+        chosen = chosen.only(only)
+    files: dict[str, Any] = {"weights": weights, "second_weights": second_weights}
+    chosen = chosen.with_settings({name: file for name, file in files.items() if file is not None})
+    dataset = open_patches(data, layout, mpp=mpp)
+    tree, rows = run(chosen, dataset, out, CompareSettings(tuple(seeds), split, again))
+    if json:
+        log.emit_json(tree)
+        return OK
+    log.emit_table(f"{chosen.title}, {split} split", COLUMNS, [cells(row) for row in rows])
+    log.say(f"Written: {out / f'{chosen.name}_{split}'}.json, .csv, .md and .png")
+    return OK
