@@ -10,7 +10,7 @@ Does not know: what a variant changes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,8 @@ class CompareSettings:
     seeds: tuple[int, ...] = (0, 1, 2)
     split: str = "val"
     again: bool = False
-    evaluate: EvaluateSettings = EvaluateSettings()
-    bootstrap: BootstrapSettings = BootstrapSettings()
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
