@@ -4,10 +4,14 @@ Does not know: what a variant changes, how it is scored.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from counterstain import log
 from counterstain.cli import OK
+
+_SEVERAL = Parameter(consume_multiple=True, negative_iterable="")
 
 
 def compare(
@@ -18,8 +22,8 @@ def compare(
     study: str,
     layout: str | None = None,
     mpp: float | None = None,
-    seeds: tuple[int, ...] = (0, 1, 2),
-    only: tuple[str, ...] = (),
+    seeds: Annotated[tuple[int, ...], _SEVERAL] = (0, 1, 2),
+    only: Annotated[tuple[str, ...], _SEVERAL] = (),
     weights: Path | None = None,
     second_weights: Path | None = None,
     split: Literal["val", "test"] = "val",
