@@ -80,9 +80,10 @@ def test_every_kind_of_file_gives_back_its_tensors(tmp_path: Path, suffix: str) 
     assert_equal(read_state(path), state)
 
 
-def test_a_checkpoint_that_holds_a_state_dict_is_opened(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
+def test_a_checkpoint_that_holds_a_state_dict_is_opened(tmp_path: Path, wrapper: str) -> None:
     state = dict(network().state_dict())
-    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "last.pth")
+    torch.save({"epoch": 3, wrapper: state}, tmp_path / "last.pth")
     assert_equal(read_state(tmp_path / "last.pth"), state)
 
 
@@ -127,7 +128,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str, content: bytes) 
 
 def test_an_unknown_suffix_names_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "weights.h5").touch()
-    with pytest.raises(UnknownNameError, match=r"'\.h5'.*\.npz, \.pt, \.pth, \.safetensors"):
+    with pytest.raises(UnknownNameError, match=r"'\.h5'.*\.npz, \.params, \.pt, \.pth, \.safetensors"):
         read_state(tmp_path / "weights.h5")
 
 

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from counterstain.errors import UnknownNameError, WeightsError
 from counterstain.files import atomic, existing
+from counterstain.models.mxnet import read_mxnet
 
 _BOOKKEEPING = "num_batches_tracked"  # counts training steps, used by no computation here; older files lack it
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # what checkpoints keep a state dict as
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     """Reads a weight file as names and tensors on the CPU.
 
     Args:
-        path: A `.pth` or `.pt` file (a state dict, or a checkpoint that holds one as "state_dict"), a `.safetensors` file,
-            or a `.npz` archive of arrays.
+        path: A `.pth` or `.pt` file (a state dict, or a checkpoint that holds one as "state_dict", "model_state_dict" or
+            "model"), a `.safetensors` file, a `.npz` archive of arrays, or a `.params` file of MXNet.
 
     Raises:
         MissingFileError: When it is not there.
@@ -114,8 +116,8 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             f"{path} is no file of plain tensors ({type(error).__name__}). It is damaged, or holds other objects, which "
             "are never unpickled. Fetch it again, or save its state dict alone."
         ) from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
+    if isinstance(state, Mapping):
+        state = next((state[name] for name in _WRAPPERS if isinstance(state.get(name), Mapping)), state)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} holds no state dict: names and tensors were expected. Save `network.state_dict()`.")
     return dict(state)
@@ -147,6 +149,7 @@ READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
     ".pt": _read_torch,
     ".safetensors": _read_safetensors,
     ".npz": _read_numpy,
+    ".params": read_mxnet,
 }
 
 
