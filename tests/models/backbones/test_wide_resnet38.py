@@ -1,13 +1,16 @@
 """Wide-ResNet38 against its published numbers and an obvious twin."""
 
+import struct
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from counterstain.models import build_backbone, count
+from counterstain.errors import WeightsError
+from counterstain.models import build_backbone, count, load_backbone_weights, write_state
 from counterstain.models.backbones.base import norms_of
 from counterstain.models.backbones.wide_resnet38 import WideResNet38
 from counterstain.testing.backbones import images
@@ -173,3 +176,106 @@ def test_norms_keep_their_statistics_in_training() -> None:
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     backbone(images())
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
+def original_names() -> dict[str, str]:
+    """Ours for each name of the original MXNet file, from its table of stages."""
+    stages = {"2a": "b2", "2b1": "b2_1", "2b2": "b2_2", "3a": "b3", "3b1": "b3_1", "3b2": "b3_2", "4a": "b4"}
+    stages |= {f"4b{index}": f"b4_{index}" for index in range(1, 6)}
+    stages |= {"5a": "b5", "5b1": "b5_1", "5b2": "b5_2", "6a": "b6", "7a": "b7"}
+    norm = {"arg:gamma": "weight", "arg:beta": "bias", "aux:moving_mean": "running_mean"}
+    norm |= {"aux:moving_var": "running_var"}
+    names = {"arg:conv1a_weight": "conv1a.weight"}
+    for stage, block in stages.items():
+        branches = ["branch2a", "branch2b1"] + (["branch2b2"] if block in ("b6", "b7") else [])
+        shortcut = ["branch1"] if block in ("b2", "b3", "b4", "b5", "b6", "b7") else []
+        for branch in [*branches, *shortcut]:
+            names[f"arg:res{stage}_{branch}_weight"] = f"{block}.conv_{branch}.weight"
+        for branch in branches:
+            for part, own in norm.items():
+                kind, part_name = part.split(":")
+                names[f"{kind}:bn{stage}_{branch}_{part_name}"] = f"{block}.bn_{branch}.{own}"
+    for part, own in norm.items():
+        kind, part_name = part.split(":")
+        names[f"{kind}:bn7_{part_name}"] = f"bn7.{own}"
+    return names
+
+
+def write_params(path: Path, state: Mapping[str, Tensor]) -> None:
+    """A `.params` file as MXNet of 2017 wrote it: sides as 32-bit numbers, no word about storage."""
+    content = struct.pack("<QQQ", 0x112, 0, len(state))
+    for tensor in state.values():
+        content += struct.pack(f"<I{tensor.ndim}I", tensor.ndim, *tensor.shape) + struct.pack("<iii", 1, 0, 0)
+        content += tensor.numpy().tobytes()
+    content += struct.pack("<Q", len(state))
+    path.write_bytes(content + b"".join(struct.pack("<Q", len(name)) + name.encode() for name in state))
+
+
+def original(backbone: WideResNet38) -> dict[str, Tensor]:
+    """What the original file would hold for a backbone: its tensors and a classifier, 193 of them."""
+    own = backbone.state_dict()
+    renamed = {given: own[name] for given, name in original_names().items()}
+    channels = backbone.channels[3]
+    return {**renamed, "arg:linear1000_weight": torch.ones(10, channels), "arg:linear1000_bias": torch.ones(10)}
+
+
+def assert_same_tensors(backbone: WideResNet38, other: WideResNet38) -> None:
+    state, expected = backbone.state_dict(), other.state_dict()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+def test_the_original_file_fills_it_tensor_by_tensor(small: WideResNet38, tmp_path: Path) -> None:
+    given = original(small)
+    assert len(given) == 193
+    write_params(tmp_path / "w.params", given)
+    backbone = WideResNet38(width=1 / 16)
+    audit = load_backbone_weights(backbone, tmp_path / "w.params")
+    assert len(audit.loaded) == 191
+    assert audit.missing == ()
+    assert audit.left_over == ("arg:linear1000_weight", "arg:linear1000_bias")
+    assert_same_tensors(backbone, small)
+
+
+def test_the_original_names_are_all_of_the_published_network(full: WideResNet38) -> None:
+    own = {name for name in full.state_dict() if not name.endswith("num_batches_tracked")}
+    assert set(original_names().values()) == own
+    assert len(own) == 191
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_converted_files_fill_it_too(small: WideResNet38, tmp_path: Path, suffix: str) -> None:
+    given = {name: tensor for name, tensor in small.state_dict().items() if not name.endswith("num_batches_tracked")}
+    given["fc8.weight"] = torch.ones(20, small.channels[3], 1, 1)
+    path = tmp_path / f"res38_cls{suffix}"
+    torch.save(given, path) if suffix == ".pth" else write_state(path, given)
+    backbone = WideResNet38(width=1 / 16)
+    audit = load_backbone_weights(backbone, path)
+    assert (len(audit.loaded), audit.left_over) == (191, ("fc8.weight",))
+    assert_same_tensors(backbone, small)
+
+
+def test_what_the_original_file_lacks_or_has_too_many_of_is_named(small: WideResNet38, tmp_path: Path) -> None:
+    given = original(small)
+    del given["aux:bn4b5_branch2b1_moving_var"], given["arg:res6a_branch1_weight"]
+    given |= {"arg:res4b6_branch2a_weight": torch.ones(1), "aux:conv1a_weight": torch.ones(1)}
+    write_params(tmp_path / "w.params", given)
+    with pytest.raises(WeightsError) as caught:
+        load_backbone_weights(WideResNet38(width=1 / 16), tmp_path / "w.params")
+    message = str(caught.value)
+    assert "2 missing: b4_5.bn_branch2b1.running_var, b6.conv_branch1.weight" in message
+    assert "2 left over: arg:res4b6_branch2a_weight, aux:conv1a_weight" in message
+
+
+def test_the_epsilon_of_the_original_norms_makes_no_difference(small: WideResNet38) -> None:
+    """They were trained with 1.001e-5; torch's is 1e-5."""
+    batch = images()
+    with torch.no_grad():
+        deep = small(batch)[3]
+        for norm in norms_of(small):
+            assert isinstance(norm, nn.BatchNorm2d)
+            norm.eps = 1.001e-5
+        other = small(batch)[3]
+        for norm in norms_of(small):
+            assert isinstance(norm, nn.BatchNorm2d)
+            norm.eps = 1e-5
+    assert float((deep - other).abs().max() / deep.abs().max()) < 1e-5

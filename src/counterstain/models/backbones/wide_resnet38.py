@@ -2,12 +2,14 @@
 
 Residual blocks of norm, ReLU, convolution in that order; no pooling, no norm after the first convolution, no biases.
 Dilation stands for the strides of the last three stages. Names in the state dict are those of the usual converted weight
-files (conv1a, b2 to b7, bn7), 228 of them. Batch norm is never trained: statistics and factors stay those of ImageNet.
+files (conv1a, b2 to b7, bn7), 228 of them; the original MXNet file's are renamed. Batch norm is never trained: statistics
+and factors stay those of ImageNet.
 
 Shapes: B images, C channels, H rows, W columns.
 Does not know: heads, classes.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch.nn.functional as F
@@ -15,6 +17,14 @@ from torch import Tensor, nn
 
 from counterstain.errors import InputError
 from counterstain.models.backbones.base import Backbone, Taps, norms_of
+
+# of a norm, here and in MXNet, which keeps statistics apart from what is trained
+_NORM_PARTS = {
+    "weight": ("arg", "gamma"),
+    "bias": ("arg", "beta"),
+    "running_mean": ("aux", "moving_mean"),
+    "running_var": ("aux", "moving_var"),
+}
 
 
 class _Basic(nn.Module):
@@ -80,7 +90,7 @@ class WideResNet38(Backbone):
     Source: arXiv 1611.10080, network A1 at output stride 8; dropout and frozen parts as trained for arXiv 1803.10464.
     """
 
-    spare_weights = ("fc8.", "linear1000.")
+    spare_weights = ("fc8.", "linear1000.", "arg:linear1000_")
 
     def __init__(self, width: float = 1.0, depths: tuple[int, int, int, int] = (3, 3, 6, 3)) -> None:
         super().__init__()
@@ -114,6 +124,16 @@ class WideResNet38(Backbone):
         self.strides = (4, 8, 8, 8)
         self.freeze([self.conv1a, *self._blocks("b2"), *norms_of(self)])
 
+    def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A published file's tensors under this network's names; those that it has no place for keep the file's.
+
+        Source: names of the original file (ademxapp) and of the converted one (arXiv 1803.10464).
+        """
+        if not any(name.startswith(("arg:", "aux:")) for name in state):
+            return dict(state)
+        own = {_mxnet_name(name): name for name in self.state_dict() if not name.endswith("num_batches_tracked")}
+        return {own.get(name, name): tensor for name, tensor in state.items()}
+
     def _blocks(self, stage: Literal["b2", "b3", "b4", "b5"]) -> list[nn.Module]:
         return [self.get_submodule(name) for name in self._names[stage]]
 
@@ -132,3 +152,15 @@ class WideResNet38(Backbone):
         b5_BCHW = self._run("b5", b4_BCHW)
         deep_BCHW = F.relu(self.bn7(self.b7(self.b6(b5_BCHW))))
         return b3_BCHW, b4_BCHW, b5_BCHW, deep_BCHW
+
+
+def _mxnet_name(name: str) -> str:
+    """A tensor's name in the original file: "b4_5.bn_branch2b1.bias" is "arg:bn4b5_branch2b1_beta"."""
+    layer, _, part = name.rpartition(".")
+    kind, part = _NORM_PARTS[part] if layer.split(".")[-1].startswith("bn") else ("arg", part)
+    if "." in layer:
+        block, inner = layer.split(".")
+        stage, _, index = block.removeprefix("b").partition("_")
+        first, _, branch = inner.partition("_")
+        layer = f"{'bn' if first == 'bn' else 'res'}{stage}{f'b{index}' if index else 'a'}_{branch}"
+    return f"{kind}:{layer}_{part}"
