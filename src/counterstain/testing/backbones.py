@@ -98,6 +98,15 @@ class BackboneContract:
                 assert parameter.grad is None, f"{name} is frozen"
         assert taps[3].requires_grad
 
+    def test_the_deepest_tap_is_computed_from_all_of_the_trunk(self) -> None:
+        backbone = self.build().eval()
+        taps, trunk = backbone(images()), backbone.trunk(backbone.normalise(images().requires_grad_()))
+        assert torch.equal(trunk[3], taps[3])
+        for tap, found in zip(taps, trunk, strict=True):
+            assert torch.equal(tap, found) or torch.equal(tap, found.relu())
+        for gradient in torch.autograd.grad(trunk[3].sum(), trunk[:3]):
+            assert float(gradient.abs().max()) > 0
+
     def test_frozen_parts_stay_as_they_are_in_training(self) -> None:
         backbone = self.build().train()
         still = {name: tensor.clone() for name, tensor in backbone.state_dict().items() if _is_frozen(backbone, name)}

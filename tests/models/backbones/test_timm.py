@@ -22,6 +22,7 @@ class Network(nn.Module):
     default_cfg = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}
     def __init__(self, rows, last):
         super().__init__()
+        self.output_fmt = "NHWC" if last else "NCHW"
         self.feature_info, self.last = Info(rows), last
         given, reached = 3, 1
         for index, (channels, stride) in enumerate(rows):
@@ -65,6 +66,18 @@ def test_the_last_four_stages_are_the_taps(name: str) -> None:
     assert backbone.input_mean == (0.1, 0.2, 0.3)
     shapes = [tuple(tap.shape) for tap in backbone(torch.rand(1, 3, 64, 96))]
     assert shapes == [(1, 5, 16, 24), (1, 6, 8, 12), (1, 7, 4, 6), (1, 8, 2, 3)]
+
+
+@pytest.mark.usefixtures("timm")
+def test_a_map_as_high_as_it_has_channels_is_laid_out_like_the_others() -> None:
+    torch.manual_seed(0)
+    windows = build_backbone("timm:windows", taps=[0, 1, 2, 3])
+    torch.manual_seed(0)
+    plain = build_backbone("timm:plain", taps=[0, 1, 2, 3])
+    batch = torch.rand(1, 3, 20, 12)  # the second tap has 5 channels and 5 rows
+    taps = windows(batch)
+    assert tuple(taps[1].shape) == (1, 5, 5, 3)
+    assert all(torch.equal(tap, expected) for tap, expected in zip(taps, plain(batch), strict=True))
 
 
 @pytest.mark.usefixtures("timm")

@@ -1,12 +1,14 @@
 """ResNet-18, 50 and 101 (He et al., arXiv 1512.03385) with torchvision's names.
 
 The stride of a bottleneck stands in its 3x3 convolution, as in torchvision ("v1.5"). The taps are the outputs of layer1 to
-layer4, each after its ReLU, at strides 4, 8, 16 and 32; a smaller output stride puts dilation for the last strides.
+layer4, each after its ReLU, at strides 4, 8, 16 and 32; a smaller output stride puts dilation for the last strides. A
+multi-grid spreads the dilations of layer4, as DeepLab does.
 
 Shapes: B images, C channels, H rows, W columns.
 Does not know: heads, classes.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -93,6 +95,38 @@ class _Bottleneck(_Residual):
         return F.relu(self.shortcut(x_BCHW) + y_BCHW)
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """One of layer1 to layer4.
+
+    Args:
+        blocks: What each is built with.
+        stride: Of its output.
+    """
+
+    blocks: tuple[_Shape, ...]
+    stride: int
+
+
+def _plan(depth: int, output_stride: int, expansion: int, multi_grid: Sequence[int] | None) -> list[_Stage]:
+    """The four stages; past the output stride, dilation stands for strides."""
+    given, dilation, reached, stages = 64, 1, 4, []
+    for index, num_blocks in enumerate(_BLOCKS[depth]):
+        stride, kept, width = (1 if index == 0 else 2), dilation, 64 * 2**index
+        if reached * stride > output_stride:
+            # the convolution that loses its stride still looks at its neighbours as before
+            stride, dilation = 1, dilation * stride
+        reached *= stride
+        dilations = [(kept, dilation)] + [(dilation, dilation)] * (num_blocks - 1)
+        if multi_grid is not None and index == 3:
+            dilations = [(factor * dilation, factor * dilation) for factor in multi_grid]
+        out = width * expansion
+        blocks = [_Shape(given, width, stride, dilations[0]), *(_Shape(out, width, 1, both) for both in dilations[1:])]
+        stages.append(_Stage(tuple(blocks), reached))
+        given = out
+    return stages
+
+
 class ResNet(Backbone):
     """A ResNet of 18, 50 or 101 layers.
 
@@ -101,41 +135,49 @@ class ResNet(Backbone):
         output_stride: 8, 16 or 32.
         frozen_norms: Whether every norm keeps its statistics and factors: for small batches.
         num_frozen: How many stages are not trained; the first is conv1 with bn1, then layer1 to layer4.
+        multi_grid: For each block of layer4, the factor on the dilation that stands for the lost strides: (1, 2, 4) in
+            DeepLab, which at output stride 16 makes dilations of 2, 4 and 8. None keeps that dilation for all, but for
+            layer4's first 3x3 convolution, which looks at its neighbours as it did before.
 
     Raises:
         InputError: When a number is outside what is said above.
 
-    Source: arXiv 1512.03385, table 1.
+    Source: arXiv 1512.03385, table 1; multi-grid arXiv 1706.05587, section 3.2.1.
     """
 
-    spare_weights = ("fc.",)
+    spare_weights = ("fc.", "aspp.", "decoder.")
 
-    def __init__(self, depth: int, output_stride: int = 32, frozen_norms: bool = False, num_frozen: int = 0) -> None:
+    def __init__(
+        self,
+        depth: int,
+        output_stride: int = 32,
+        frozen_norms: bool = False,
+        num_frozen: int = 0,
+        multi_grid: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         if depth not in _BLOCKS or output_stride not in (8, 16, 32) or not 0 <= num_frozen <= 5:
             raise InputError(
                 f"Depth {depth}, output stride {output_stride} and {num_frozen} frozen stages were given. Depths are "
                 f"{', '.join(map(str, _BLOCKS))}, output strides 8, 16, 32, frozen stages 0 to 5."
             )
+        last = _BLOCKS[depth][3]
+        if multi_grid is not None and (len(multi_grid) != last or min(multi_grid) < 1):
+            raise InputError(
+                f"A multi-grid {tuple(multi_grid)} was given; {last} factors of 1 or more were expected, one for each "
+                f"block of layer4 of a ResNet-{depth}."
+            )
         kind = _Basic if depth < 50 else _Bottleneck
+        stages = _plan(depth, output_stride, kind.expansion, multi_grid)
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        given, dilation, reached, layers, strides = 64, 1, 4, [], []
-        for index, num_blocks in enumerate(_BLOCKS[depth]):
-            stride, kept = (1 if index == 0 else 2), dilation
-            if reached * stride > output_stride:
-                # the convolution that loses its stride still looks at its neighbours as before
-                stride, dilation = 1, dilation * stride
-            reached, width = reached * stride, 64 * 2**index
-            first = kind(_Shape(given, width, stride, (kept, dilation)))
-            given = width * kind.expansion
-            rest = [kind(_Shape(given, width, 1, (dilation, dilation))) for _ in range(num_blocks - 1)]
-            layers.append(nn.Sequential(first, *rest))
-            strides.append(reached)
-        self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        self.channels = (given // 8, given // 4, given // 2, given)
-        self.strides = (strides[0], strides[1], strides[2], strides[3])
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            nn.Sequential(*(kind(shape) for shape in stage.blocks)) for stage in stages
+        )
+        deep = 512 * kind.expansion
+        self.channels = (deep // 8, deep // 4, deep // 2, deep)
+        self.strides = (stages[0].stride, stages[1].stride, stages[2].stride, stages[3].stride)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -149,3 +191,7 @@ class ResNet(Backbone):
         second_BCHW = self.layer2(first_BCHW)
         third_BCHW = self.layer3(second_BCHW)
         return first_BCHW, second_BCHW, third_BCHW, self.layer4(third_BCHW)
+
+    def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A published file's tensors under torchvision's names: a DeepLab's file has them after `backbone.`."""
+        return {name.removeprefix("backbone."): tensor for name, tensor in state.items()}

@@ -62,6 +62,8 @@ class Timm(Backbone):
         settings = network.default_cfg
         super().__init__(tuple(settings["mean"]), tuple(settings["std"]))
         self.model = network
+        # said by timm: a map whose height happens to equal its channels doesn't show it
+        self._is_channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
         first, second, third, deep = channels[-4:]
         self.channels = (first, second, third, deep)
         first, second, third, deep = strides[-4:]
@@ -69,11 +71,9 @@ class Timm(Backbone):
 
     def taps(self, inputs_BCHW: Tensor) -> Taps:
         maps = self.model(inputs_BCHW)[-4:]
-        # transformers with windows keep channels last
-        first, second, third, deep = (
-            found if found.shape[1] == channels else found.permute(0, 3, 1, 2)
-            for found, channels in zip(maps, self.channels, strict=True)
-        )
+        if self._is_channels_last:
+            maps = [found.permute(0, 3, 1, 2) for found in maps]
+        first, second, third, deep = maps
         return first, second, third, deep
 
     def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
