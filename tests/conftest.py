@@ -9,6 +9,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 
+from counterstain.data import PatchDataset, open_patches
+from counterstain.testing.textures import write_textures
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -19,3 +22,9 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real data is not at hand: set COUNTERSTAIN_DATA to the folder that holds wsi/ and ebhi_seg/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def textures(tmp_path_factory: pytest.TempPathFactory) -> PatchDataset:
+    """A small dataset of two textures."""
+    return open_patches(write_textures(tmp_path_factory.mktemp("textures")), "table")

@@ -1,6 +1,5 @@
 """A run trained on two textures, and slides of them: everything the verbs need, made once."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +8,7 @@ import tifffile
 from PIL import Image
 
 from counterstain.cli import run
-
-_spec = importlib.util.spec_from_file_location("textures", Path(__file__).parents[1] / "methods" / "conftest.py")
-assert _spec is not None
-assert _spec.loader is not None
-textures = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(textures)
+from counterstain.testing.textures import texture, write_textures
 
 
 def write_slide(path: Path, mpp: float | None = 1.0, side: int = 256) -> Path:
@@ -24,7 +18,7 @@ def write_slide(path: Path, mpp: float | None = 1.0, side: int = 256) -> Path:
     for row in range(1, side // 32 - 1):
         for column in range(1, side // 32 - 1):
             kind = int(column < side // 64)
-            image[row * 32 : row * 32 + 32, column * 32 : column * 32 + 32] = textures.texture(kind, rng)
+            image[row * 32 : row * 32 + 32, column * 32 : column * 32 + 32] = texture(kind, rng)
     resolution = {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"} if mpp else {}
     tifffile.imwrite(path, image, tile=(64, 64), photometric="rgb", compression="jpeg", **resolution)
     return path
@@ -32,8 +26,7 @@ def write_slide(path: Path, mpp: float | None = 1.0, side: int = 256) -> Path:
 
 @pytest.fixture(scope="session")
 def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = textures.write_textures(tmp_path_factory.mktemp("patches"))
-    return folder
+    return write_textures(tmp_path_factory.mktemp("patches"))
 
 
 @pytest.fixture(scope="session")

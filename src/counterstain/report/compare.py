@@ -125,7 +125,8 @@ def compare(
         What `OUT/<study>_<split>.json` holds, and the rows of its table.
 
     Raises:
-        InputError: When the split can't be scored, or every seed of the reference diverged.
+        InputError: When the split can't be scored.
+        DivergedError: When every seed of the reference diverged.
         StaleResultError: When a run folder holds a run of other settings or data.
         ExistingOutputError: When the test split was opened before for a run whose scores are gone.
     """
@@ -143,7 +144,7 @@ def compare(
             log.say(str(error))
             diverged[variant.name].append(seed)
     rows = table(study, scored, diverged, settings)
-    tree = _tree(study, data, rows, scored, settings)
+    tree = {**_tree(study, data, rows, scored, settings), "diverged": diverged}
     name = f"{study.name}_{settings.split}"
     write_json(out / f"{name}.json", tree)
     _write_tables(out / name, rows, data.classes.names)
@@ -201,11 +202,14 @@ def table(
     """One row for each variant that has a score; differences are taken over the seeds that both have.
 
     Raises:
-        InputError: When the reference has no score.
+        DivergedError: When the reference has no score.
     """
     reference = scored[study.reference]
     if not reference:
-        raise InputError(f"Every seed of the reference {study.reference!r} diverged; nothing can be compared with it.")
+        raise DivergedError(
+            f"Every seed of the reference {study.reference!r} diverged; nothing can be compared with it. Lower its "
+            "learning rate."
+        )
     rows = []
     for variant in study.variants:
         own = scored[variant.name]

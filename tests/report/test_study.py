@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pytest
+
+from counterstain.errors import InputError, MissingFileError, UnknownNameError
+from counterstain.recipes.studies import STUDIES, study_file
+from counterstain.report.study import read_study
+
+SMALL = """
+reference = "plain"
+[training]
+epochs = 3
+[methods.sshr]
+preset = "small"
+[methods.sshr.settings]
+learning_rate = 2e-3
+[[variants]]
+name = "plain"
+settings = { semantic = false, context = false }
+[[variants]]
+name = "both, longer"
+training = { epochs = 4 }
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "study.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_variant_s_own_settings_win_over_its_method_s_and_these_over_the_preset_s(tmp_path: Path) -> None:
+    plain, both = read_study(written(tmp_path, SMALL)).variants
+    assert (plain.config.backbone, plain.config.learning_rate, plain.config.semantic) == ("tiny", 2e-3, False)
+    assert (both.config.semantic, both.training.epochs, plain.training.epochs) == (True, 4, 3)
+    assert both.folder == "both__longer"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "message"),
+    [
+        ('reference = "plain"', 'reference = "plan"', UnknownNameError, "Did you mean 'plain'"),
+        ("[training]", "[trainings]", UnknownNameError, "Did you mean 'training'"),
+        ("semantic =", "semantics =", UnknownNameError, "Did you mean 'semantic'"),
+        ('preset = "small"', 'preset = "smal"', UnknownNameError, "Did you mean 'small'"),
+        ('preset = "small"', 'presets = "small"', UnknownNameError, "Did you mean 'preset'"),
+        ('name = "both, longer"', 'name = "plain"', InputError, "a name of its own"),
+        ('name = "plain"\n', "", InputError, "has no name"),
+        ("epochs = 3", "epochs = 0", InputError, "'epochs'"),
+    ],
+)
+def test_what_a_study_can_t_mean_is_refused(
+    tmp_path: Path, old: str, new: str, error: type[Exception], message: str
+) -> None:
+    assert old in SMALL
+    with pytest.raises(error, match=message):
+        read_study(written(tmp_path, SMALL.replace(old, new, 1)))
+
+
+def test_a_study_can_be_narrowed_and_keeps_its_reference(tmp_path: Path) -> None:
+    study = read_study(written(tmp_path, SMALL))
+    assert [one.name for one in study.only(("both, longer",)).variants] == ["plain", "both, longer"]
+    assert [one.name for one in study.only(("plain",)).variants] == ["plain"]
+    with pytest.raises(UnknownNameError, match="both, longer"):
+        study.only(("both",))
+
+
+def test_files_that_lie_elsewhere_are_put_into_every_variant_that_takes_them(tmp_path: Path) -> None:
+    study = read_study(written(tmp_path, SMALL)).with_settings({"weights": tmp_path / "w.npz"})
+    assert {one.config.weights for one in study.variants} == {tmp_path / "w.npz"}
+    with pytest.raises(InputError, match="second_weights"):
+        study.with_settings({"second_weights": tmp_path / "w.npz"})
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_packaged_study_can_be_read_and_says_where_its_figures_are(name: str) -> None:
+    study = read_study(study_file(name))
+    head = study_file(name).read_text(encoding="utf-8").split("title =")[0]
+    assert study.reference in [one.name for one in study.variants]
+    assert len(study.variants) > 1
+    assert f"--study {name} " in head
+    assert "docs/results.md" in head or "arXiv" in head
+
+
+def test_a_study_is_a_file_or_a_known_name(tmp_path: Path) -> None:
+    path = written(tmp_path, SMALL)
+    assert study_file(str(path)) == path
+    with pytest.raises(UnknownNameError, match="Did you mean 'ablation_ebhi'"):
+        study_file("ablation_ebh")
+    with pytest.raises(MissingFileError):
+        read_study(tmp_path / "gone.toml")
