@@ -54,10 +54,15 @@ class Recipe:
     def digest(self) -> str:
         """Of all that changes the result: which files and settings, not where they lie or how many processes read."""
         settings, training = asdict(self.settings), asdict(self.training)
-        weights = settings.get("weights")
-        settings["weights"] = whole_hash(weights) if weights else None
+        settings |= {name: whole_hash(path) for name, path in given_weights(self.settings).items()}
         training.pop("num_workers")
         return settings_hash(self.method, settings, training, self.data.digest(), asdict(self.input))
+
+
+def given_weights(settings: Any) -> dict[str, Path]:
+    """The files of pretrained weights among a method's settings, by the settings' names."""
+    values = {name: getattr(settings, name, None) for name in ("weights", "second_weights")}
+    return {name: Path(value) for name, value in values.items() if value is not None}
 
 
 def begin(run: Path, recipe: Recipe) -> bool:
@@ -70,9 +75,10 @@ def begin(run: Path, recipe: Recipe) -> bool:
         StaleResultError: When the folder holds a run of another recipe.
         MissingFileError: When the recipe's weights are not there.
     """
-    weights = getattr(recipe.settings, "weights", None)
-    if weights is not None and not Path(weights).is_file():
-        raise MissingFileError(f"{weights} was given as pretrained weights, but no file is there. Check --weights.")
+    for name, path in given_weights(recipe.settings).items():
+        if not path.is_file():
+            flag = name.replace("_", "-")
+            raise MissingFileError(f"{path} was given as pretrained weights, but no file is there. Check --{flag}.")
     digest = recipe.digest()
     note = run / "run.json"
     if note.exists() and read_json(note)["digest"] != digest:
