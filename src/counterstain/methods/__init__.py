@@ -8,9 +8,11 @@ from pathlib import Path
 from counterstain.errors import InputError, UnknownNameError
 from counterstain.methods.artefacts import model_digest, read_model
 from counterstain.methods.base import DenseMethod, InputSpec, Method
+from counterstain.methods.multi_stage import MultiStage
+from counterstain.methods.multi_stage_config import MultiStageConfig
 from counterstain.methods.sshr import SSHR, SSHRConfig
 
-METHODS: dict[str, type[Method]] = {"sshr": SSHR}
+METHODS: dict[str, type[Method]] = {"sshr": SSHR, "multi_stage": MultiStage}
 
 
 def find_method(name: str) -> type[Method]:
@@ -57,6 +59,8 @@ __all__ = [
     "DenseMethod",
     "InputSpec",
     "Method",
+    "MultiStage",
+    "MultiStageConfig",
     "SSHRConfig",
     "find_method",
     "load_dense_method",
