@@ -15,7 +15,7 @@ from counterstain.data.images import (
 )
 from counterstain.data.labels import Label, parse_label, parse_labels
 from counterstain.data.patches import LAYOUT_NAMES, open_patches
-from counterstain.data.records import SPLITS, PatchDataset, PatchRecord, shared_patients
+from counterstain.data.records import SPLITS, PatchDataset, PatchRecord, patient_code, patient_codes, shared_patients
 from counterstain.data.splits import FRACTIONS, refuse_shared_patients, split_by_patient, split_patients
 from counterstain.data.table import default_colors
 from counterstain.data.weak import WeakPatches, WeakSettings
@@ -45,6 +45,8 @@ __all__ = [
     "open_patches",
     "parse_label",
     "parse_labels",
+    "patient_code",
+    "patient_codes",
     "read_cohort",
     "read_flags",
     "read_image",

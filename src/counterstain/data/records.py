@@ -150,6 +150,24 @@ class PatchDataset:
             "notes": list(self.notes),
         }
 
+    def provenance(self) -> dict[str, Any]:
+        """What a model that learned from it remembers: its summary, its digest, and whose tissue was looked at."""
+        patients = {split: patient_codes(self.splits[split]) for split in ("train", "val")}
+        return {**self.summary(), "digest": self.digest(), "patients": patients}
+
+
+def patient_codes(records: Iterable[PatchRecord]) -> list[str]:
+    """A code for each patient, in order: models are handed on, and who was in their training set is told by no name.
+
+    A code hides a name only from those who can't guess it; it is no anonymisation.
+    """
+    return sorted({patient_code(record.patient) for record in records})
+
+
+def patient_code(patient: str) -> str:
+    """Sixteen hexadecimal digits, the same for the same name."""
+    return settings_hash("patient", patient)[:16]
+
 
 def shared_patients(splits: Mapping[str, Iterable[PatchRecord]]) -> dict[str, tuple[str, ...]]:
     """Patients that occur in more than one split, each with the names of its splits, in order."""
