@@ -19,7 +19,7 @@ from counterstain.settings import build, to_tree
 if TYPE_CHECKING:
     from counterstain.data import PatchDataset
     from counterstain.methods import DenseMethod
-    from counterstain.report import Evaluation
+    from counterstain.report import EvaluateSettings, Evaluation
 
 ALIKE = 0.1
 """Resolutions that differ by no more than this share count as one: scanners' own differ by a few percent."""
@@ -40,6 +40,7 @@ def evaluate(
     split: Literal["val", "test"] = "val",
     again: bool = False,
     protocol: Literal["exclude_background", "with_background"] = "exclude_background",
+    gate: Literal["predicted", "truth", "none"] = "predicted",
     min_share: float = 0.0,
     out: Path | None = None,
     settings: Any = None,
@@ -48,7 +49,8 @@ def evaluate(
     """Score a run on patches or whole images with pixel truth.
 
     The mean IoU stands beside what one class everywhere would score, both with an interval over patients. The test split
-    is opened once for a run: a second time must be asked for, and is told. Whatever can be found wrong before is.
+    is opened once for a run: a second time must be asked for, and is told. Whatever can be found wrong before is. The rules
+    that the numbers were made under stand with them: numbers of other rules are no comparison.
 
     Args:
         run: The folder of a trained run.
@@ -58,8 +60,10 @@ def evaluate(
         split: val or test.
         again: Open the test split once more.
         protocol: Which pixels count: see docs/metrics.md.
+        gate: Which classes a map may show: those the model judges present, those its truth holds (an oracle), or all.
         min_share: Share of an image that a class must cover to count as present.
-        out: Where to write the scores as JSON; RUN/metrics_SPLIT.json by default.
+        out: Where to write the scores as JSON; by default RUN/metrics_SPLIT.json, with protocol and gate in its name where
+            they are not the usual ones.
         settings: How images are tiled and mapped.
         json: Answer as JSON.
     """
@@ -67,17 +71,19 @@ def evaluate(
     from counterstain.data import open_patches
     from counterstain.files import write_json
     from counterstain.methods import load_dense_method, model_digest
-    from counterstain.report import EvaluateSettings, open_test_split
+    from counterstain.report import EvaluateSettings, notes_on_patients, open_test_split
     from counterstain.report import evaluate as score
 
     check_resolution("--mpp", mpp)
     predict = build(PredictSettings, given(settings))
+    scoring = EvaluateSettings(protocol=protocol, gate=gate, min_share=min_share)
     method, dataset = load_dense_method(run), open_patches(data, layout)
     _check(method, dataset, split, mpp if mpp is not None else dataset.mpp, predict)
     # The digest is of the dataset as it says of itself: --mpp must not make a new one of it, with a test split to open.
     data_digest = dataset.digest()
     openings = open_test_split(run, data_digest, again) if split == "test" else []
-    found = score(method, dataset, split, predict, EvaluateSettings(protocol=protocol, min_share=min_share))
+    found = score(method, dataset, split, predict, scoring)
+    notes = [*found.protocol.notes, *notes_on_patients(run, dataset, split, data_digest), *dataset.notes]
     tree = {
         "run": str(run),
         "model_digest": model_digest(run),
@@ -87,13 +93,15 @@ def evaluate(
         "min_share": min_share,
         "predict": {name: value for name, value in to_tree(predict).items() if name not in _OF_SLIDES},
         **found.to_json(),
-        "notes": list(dataset.notes),
+        "notes": notes,
     }
-    write_json(out or run / f"metrics_{split}.json", tree)
+    write_json(out or run / _file_name(split, scoring), tree)
     if json:
         log.emit_json(tree)
     else:
-        _show(found, openings, dataset.notes)
+        _show(found, openings)
+    for note in notes:
+        log.say(f"Note: {note}")
     return OK
 
 
@@ -123,7 +131,17 @@ def _check(
     choose_runtime(settings.device, settings.precision)
 
 
-def _show(found: "Evaluation", openings: list[dict[str, Any]], notes: tuple[str, ...]) -> None:
+def _file_name(split: str, settings: "EvaluateSettings") -> str:
+    """Numbers of another protocol never replace those of the usual one."""
+    from counterstain.report import EvaluateSettings
+
+    usual = EvaluateSettings()
+    background = "" if settings.protocol == usual.protocol else f"_{settings.protocol}"
+    gate = "" if settings.gate == usual.gate else f"_gate_{settings.gate}"
+    return f"metrics_{split}{background}{gate}.json"
+
+
+def _show(found: "Evaluation", openings: list[dict[str, Any]]) -> None:
     title = f"{found.split} split: {len(found.patients)} images of {len(set(found.patients))} patients"
     columns = zip(
         found.class_names, found.scores.iou, found.scores.dice, found.boundary.iou, found.presence.f1, strict=True
@@ -132,6 +150,9 @@ def _show(found: "Evaluation", openings: list[dict[str, Any]], notes: tuple[str,
     means = (found.scores.mean_iou, found.scores.mean_dice, found.boundary.mean_iou, found.presence.mean_f1)
     rows.append(["mean", *(_percent(value) for value in means)])
     log.emit_table(title, ["class", "IoU", "Dice", "boundary IoU", "presence F1"], rows)
+    weighted, accuracy = found.scores.frequency_weighted_iou, found.scores.pixel_accuracy
+    log.say(f"Frequency-weighted IoU {_percent(weighted)}, pixel accuracy {_percent(accuracy)}.")
+    log.say(f"Protocol: {found.protocol}.")
     if found.mean_iou is not None and found.gain is not None:
         log.say(f"Mean IoU {found.mean_iou}, 95 % interval over patients.")
         log.say(f"Over the baseline by {found.gain}.")
@@ -142,8 +163,6 @@ def _show(found: "Evaluation", openings: list[dict[str, Any]], notes: tuple[str,
     )
     if len(openings) > 1:
         log.say(f"The test split was opened {len(openings)} times for this run: this is no first look.")
-    for note in notes:
-        log.say(f"Note: {note}")
 
 
 def _percent(value: float) -> str:

@@ -3,7 +3,7 @@
 Every image is mapped as a slide is, by blended windows; one confusion matrix for each image is kept, summed for the scores
 and resampled by patient for the intervals. What one class everywhere would score stands beside every result.
 
-Does not know: how maps are made, which split is opened how often.
+Does not know: how maps are made, what a gate lets through, which split is opened how often.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from counterstain import log
 from counterstain.data import PatchDataset, PatchRecord, read_image
-from counterstain.errors import InputError
-from counterstain.infer import DenseModel, PredictSettings, predict_image
+from counterstain.errors import InputError, UnknownNameError
+from counterstain.infer import DenseModel, PredictSettings
 from counterstain.metrics import (
+    PROTOCOLS,
     Baseline,
     BootstrapSettings,
     BoundaryScores,
@@ -39,6 +40,8 @@ from counterstain.metrics import (
     presence_scores,
 )
 from counterstain.metrics.segmentation import plain
+from counterstain.report.gate import GATES, Gate, predict_labels, refuse_other_gate
+from counterstain.report.protocol import ScoringProtocol, refuse_other_protocol
 from counterstain.results import UNCOVERED
 
 Counts = npt.NDArray[np.int64]
@@ -50,15 +53,28 @@ class EvaluateSettings:
 
     Args:
         protocol: Which pixels count; see docs/metrics.md.
-        min_share: Share of an image that a class must cover to count as present, for presence scores.
+        gate: Which classes a map may show: those the model judges present, those that the image's mask holds (an oracle)
+            or all.
+        min_share: Share of an image that a class must cover to count as present, for presence scores; the gate of the
+            truth does not look at it.
         boundary: How wide the band of the boundary IoU is.
         bootstrap: How intervals are made.
+
+    Raises:
+        UnknownNameError: When there is no such protocol or gate.
     """
 
     protocol: Protocol = "exclude_background"
+    gate: Gate = "predicted"
     min_share: float = 0.0
     boundary: BoundarySettings = field(default_factory=BoundarySettings)
     bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise UnknownNameError("protocol", self.protocol, PROTOCOLS)
+        if self.gate not in GATES:
+            raise UnknownNameError("gate", self.gate, GATES)
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,7 @@ class Evaluation:
     Args:
         split: Which.
         class_names: In order.
+        protocol: The rules it was made under.
         scores: Overlap over all images.
         boundary: Likewise, along contours.
         presence: Of the classes shown in each image's map against those in its truth.
@@ -81,6 +98,7 @@ class Evaluation:
 
     split: str
     class_names: tuple[str, ...]
+    protocol: ScoringProtocol
     scores: SegmentationScores
     boundary: BoundaryScores
     presence: PresenceScores
@@ -99,6 +117,7 @@ class Evaluation:
             "split": self.split,
             "num_images": len(self.patients),
             "num_patients": len(set(self.patients)),
+            "protocol": self.protocol.to_json(),
             "scores": self.scores.to_json(names),
             "boundary_iou": {
                 "mean": plain(self.boundary.mean_iou),
@@ -108,6 +127,7 @@ class Evaluation:
             "intervals": {name: interval.to_json() if interval else None for name, interval in intervals.items()},
             "baseline": self.baseline.to_json(names),
             "confusion": self.confusions_NKK.sum(0).tolist(),
+            "notes": list(self.protocol.notes),
         }
 
 
@@ -128,12 +148,14 @@ def evaluate(
         settings: How they are scored.
 
     Raises:
-        InputError: When the split has no images or one has no mask, or the classes differ.
+        InputError: When the split has no images or one has no mask, the classes differ, or the model can't be given the
+            gate.
     """
-    settings = settings or EvaluateSettings()
+    settings, predict = settings or EvaluateSettings(), predict or PredictSettings()
     refuse_other_classes(model, data)
+    protocol = protocol_of(model, predict, settings)
     records = data.split(split)
-    counted = _count(model, data, records, predict or PredictSettings(), settings)
+    counted = _count(model, data, records, predict, settings)
     total = counted.confusions_NKK.sum(0)
     index, chosen_on = _majority(data, total)
     patients = tuple(record.patient for record in records)
@@ -146,9 +168,10 @@ def evaluate(
     return Evaluation(
         split=split,
         class_names=data.classes.names,
+        protocol=protocol,
         scores=SegmentationScores.of(total, settings.protocol),
         boundary=BoundaryScores.of(counted.bands_NK2.sum(0)),
-        presence=presence_scores(counted.shown_NC, counted.there_NC),
+        presence=_presence(counted, settings),
         mean_iou=bootstrap(counted.confusions_NKK, patients, statistic, settings.bootstrap) if has_intervals else None,
         mean_boundary_iou=(
             bootstrap(counted.bands_NK2, patients, mean_boundary_iou, settings.bootstrap) if has_intervals else None
@@ -177,6 +200,63 @@ def refuse_other_classes(model: DenseModel, data: PatchDataset) -> None:
         )
 
 
+def protocol_of(model: DenseModel, predict: PredictSettings, settings: EvaluateSettings) -> ScoringProtocol:
+    """The rules under which a model is scored with these settings.
+
+    Raises:
+        InputError: When the model can't be given the gate.
+    """
+    refuse_other_gate(model, settings.gate)
+    thresholds = getattr(model, "thresholds", None) if settings.gate == "predicted" else None
+    known = tuple(float(value) for value in thresholds) if thresholds is not None else None
+    return ScoringProtocol(settings.protocol, settings.gate, predict.tta, known)
+
+
+def same_protocol(one: Evaluation, other: Evaluation) -> None:
+    """Refuses to set two evaluations of different protocols side by side.
+
+    Raises:
+        InputError: When which pixels count, the gate or the views of test-time augmentation differ.
+    """
+    refuse_other_protocol(one.protocol, other.protocol)
+
+
+def compare_evaluations(one: Evaluation, other: Evaluation, settings: BootstrapSettings | None = None) -> Interval:
+    """The mean IoU of one model less that of another on the same images, patients resampled alike for both.
+
+    Args:
+        one: Of the first.
+        other: Of the second.
+        settings: How the interval is made.
+
+    Raises:
+        InputError: When protocols, classes or images differ, or there are fewer than two patients.
+    """
+    same_protocol(one, other)
+    if one.class_names != other.class_names:
+        raise InputError(
+            f"Evaluations of the classes {', '.join(one.class_names)} and {', '.join(other.class_names)} were given; a "
+            "pair needs the same, in the same order."
+        )
+    # Rows of a confusion matrix are the truth: other counts of true pixels are other images.
+    truths = [evaluation.confusions_NKK.sum(2) for evaluation in (one, other)]
+    if one.patients != other.patients or not np.array_equal(*truths):
+        raise InputError(
+            f"Evaluations of {len(one.patients)} and {len(other.patients)} images were given that are not the same ones in "
+            "the same order. Score both on the same split of the same dataset."
+        )
+
+    def statistic(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return mean_iou(counts, one.protocol.background)
+
+    return bootstrap_difference(one.confusions_NKK, other.confusions_NKK, one.patients, statistic, settings)
+
+
+def ignored(data: PatchDataset) -> int:
+    """The value of masks that is not scored: the dataset's own, or UNCOVERED where a file of its own excludes pixels."""
+    return UNCOVERED if data.ignore_index is None else data.ignore_index
+
+
 @dataclass(frozen=True)
 class _Counted:
     """What was counted on each image."""
@@ -194,20 +274,26 @@ def _count(
     predict: PredictSettings,
     settings: EvaluateSettings,
 ) -> _Counted:
-    num = len(data.classes)
+    num, ignore = len(data.classes), ignored(data)
     confusions, bands, shown, there = [], [], [], []
     with log.progress("Scoring", len(records), "images") as counter:
         for record in records:
             truth_HW = data.read_mask(record)
-            label_HW = predict_image(read_image(record.image), model, predict).labels()
-            # A mask holds the dataset's ignore index, or UNCOVERED where a file of its own excludes pixels.
-            ignore = UNCOVERED if data.ignore_index is None else data.ignore_index
+            label_HW = predict_labels(read_image(record.image), truth_HW, model, settings.gate, predict)
             confusions.append(confusion(label_HW, truth_HW, num, ignore))
             bands.append(boundary_counts(label_HW, truth_HW, num, ignore, settings.boundary))
             shown.append(classes_in(label_HW, num, settings.min_share))
             there.append(classes_in(truth_HW, num, settings.min_share))
             counter.advance()
     return _Counted(np.array(confusions), np.array(bands), np.array(shown), np.array(there))
+
+
+def _presence(counted: _Counted, settings: EvaluateSettings) -> PresenceScores:
+    """Of all images; where ignored pixels are not scored, of those that hold another: the rest say nothing of presence."""
+    if settings.protocol == "with_background":
+        return presence_scores(counted.shown_NC, counted.there_NC)
+    is_scored_N = counted.confusions_NKK[:, :-1].any((1, 2))
+    return presence_scores(counted.shown_NC[is_scored_N], counted.there_NC[is_scored_N])
 
 
 def _majority(data: PatchDataset, total: Counts) -> tuple[int, str]:

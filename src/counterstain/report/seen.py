@@ -1,0 +1,52 @@
+"""Whether scored patients were looked at in training: a run and a split in, what a report has to say of them out.
+
+Does not know: scores.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from counterstain.data import PatchDataset, patient_code, patient_codes
+from counterstain.files import read_json
+
+_SHOWN = 5
+_LOOKED_AT = {
+    "train": "were trained on too: their scores say nothing of patients whom the model has not seen",
+    "val": "were in the split that thresholds and stopping were chosen on: their scores are no test",
+}
+
+
+def notes_on_patients(run: Path, data: PatchDataset, split: str, data_digest: str) -> tuple[str, ...]:
+    """What to say of scored patients whom the run has seen; patients are told apart by name, across datasets too.
+
+    Args:
+        run: A finished run.
+        data: What it is scored on.
+        split: Of which patients.
+        data_digest: Of the dataset.
+
+    Returns:
+        A sentence for each split of the training set that scored patients were in, none where they were in none. That
+        those of the validation split were validated on is no news, and not said of it.
+    """
+    seen = _seen(run, data, data_digest)
+    if seen is None:
+        return ("The run does not record its patients, so whether scored ones were trained on is not known.",)
+    names = sorted({record.patient for record in data.split(split)})
+    notes = []
+    for part in ("train", "val") if split != "val" else ("train",):
+        again = [name for name in names if patient_code(name) in seen[part]]
+        if again:
+            some = ", ".join(again[:_SHOWN]) + (", ..." if len(again) > _SHOWN else "")
+            notes.append(f"{len(again)} of {len(names)} scored patients ({some}) {_LOOKED_AT[part]}.")
+    return tuple(notes)
+
+
+def _seen(run: Path, data: PatchDataset, data_digest: str) -> dict[str, set[str]] | None:
+    """Codes of the patients of training and validation; None where nothing tells."""
+    trained_on: dict[str, Any] = (read_json(run / "model.json").get("provenance") or {}).get("data") or {}
+    if "patients" in trained_on:
+        return {part: set(codes) for part, codes in trained_on["patients"].items()}
+    if trained_on.get("digest") == data_digest:
+        return {part: set(patient_codes(data.splits[part])) for part in ("train", "val")}
+    return None
