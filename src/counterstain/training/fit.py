@@ -133,6 +133,9 @@ def fit(
             limit_val_batches=1.0 if val_loader is not None else 0,
         )
         trainer.fit(module, train_loader, val_loader, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
+    if settings.ema_decay is not None:
+        # Lightning leaves the last weights in place where a resumed run has no epoch left to train.
+        module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
     return resumed
 
 
