@@ -1,15 +1,19 @@
-"""`counterstain models`: which methods, presets and backbones there are, what they cost, and what a run holds.
+"""`counterstain models`: which methods, presets and backbones there are, what they cost, what a run holds; and runs made of
+published checkpoints.
 
 Does not know: any network.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from counterstain import log
 from counterstain.cli import OK
+
+if TYPE_CHECKING:
+    from counterstain.methods.published import Published
 
 app = App(name="models", help="List and describe methods, backbones and runs.", help_format="markdown")
 
@@ -74,6 +78,89 @@ def show(
         rows = [[key, f"{value:,}" if isinstance(value, int) else str(value)] for key, value in described.items()]
         log.emit_table(name, ["", "found"], rows)
     return OK
+
+
+@app.command(name="import")
+def import_published(
+    checkpoint: Path,
+    run: Path,
+    /,
+    *,
+    layout: str,
+    thresholds: Annotated[tuple[float, ...] | None, Parameter(consume_multiple=True, negative_iterable="")] = None,
+    rename: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable="")] = (),
+    mpp: float | None = None,
+    json: bool = False,
+) -> int:
+    """Make a run of a published SSHR checkpoint, for `predict` and `evaluate`.
+
+    Tensors are told by their names, shapes and neighbours, and what each was taken for is shown and kept in the run. Where
+    that leaves a doubt nothing is written, and the tensors are named.
+
+    Args:
+        checkpoint: The file: .pth, .pt, .safetensors or .npz.
+        run: The run folder to write.
+        layout: The dataset it was trained on, which says what its classes are: luad_histoseg, bcss_wsss or wsss4luad.
+        thresholds: Above which a class is judged present, one for all or one for each. Left out, the released code's: 0.2
+            for luad_histoseg, 0.8 for bcss_wsss.
+        rename: GIVEN=OURS, what a tensor is that can't be told; once for each.
+        mpp: Microns per pixel of the images it was trained on, where the dataset does not say.
+        json: Answer as JSON.
+    """
+    from dataclasses import replace
+
+    from counterstain.cli.inputs import check_resolution
+    from counterstain.layouts import find_layout
+    from counterstain.methods.published import load_published, refuse_filled, write_published
+
+    check_resolution("--mpp", mpp)
+    known, renames = find_layout(layout), _renames(rename)
+    refuse_filled(run)
+    published = load_published(checkpoint, replace(known, mpp=mpp or known.mpp), thresholds, renames)
+    write_published(published, run)
+    if json:
+        log.emit_json({"run": str(run), **_imported(published)})
+    else:
+        _show_imported(published, run)
+    return OK
+
+
+def _renames(given: tuple[str, ...]) -> dict[str, str]:
+    from counterstain.errors import InputError
+
+    pairs = [one.partition("=") for one in given]
+    for one, (old, _, new) in zip(given, pairs, strict=True):
+        if not old or not new:
+            raise InputError(f"--rename was given as {one!r}; GIVEN=OURS was expected.")
+    return {old: new for old, _, new in pairs}
+
+
+def _imported(published: "Published") -> dict[str, Any]:
+    from counterstain.settings import to_tree
+
+    method = published.method
+    return {
+        "classes": list(method.classes.names),
+        "thresholds": list(method.thresholds),
+        "mpp": method.input.mpp,
+        "provenance": published.provenance,
+        "settings": to_tree(method.config),
+    }
+
+
+def _show_imported(published: "Published", run: Path) -> None:
+    method, decisions = published.method, published.adopted.decisions
+    rows = [[one.given, one.ours, one.why] for one in decisions if one.why != "its name"]
+    log.emit_table("Tensors told by other than their names", ["in the checkpoint", "taken for", "told by"], rows)
+    log.say(f"{len(decisions) - len(rows)} more were told by their names: the backbone, bn45, bn52, fc8.")
+    thresholds = zip(method.classes.names, method.thresholds, strict=True)
+    log.say(
+        f"Presence thresholds, {published.provenance['thresholds']}: "
+        f"{', '.join(f'{name} {value:g}' for name, value in thresholds)}."
+    )
+    if method.input.mpp is None:
+        log.say("The dataset has no resolution: import with --mpp, or pass --model-mpp to predict.")
+    log.say(f"Written to {run}, which was not trained here. Next: counterstain predict {run} SLIDE --out OUT")
 
 
 def _method(name: str, preset: str, num_classes: int, size_px: int) -> dict[str, Any]:
