@@ -52,7 +52,7 @@ def read_toml(path: Path | str) -> dict[str, Any]:
     path = existing(path, "a TOML file of settings")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no valid TOML: {error}.") from error
 
 

@@ -1,12 +1,15 @@
 """`counterstain train`: a dataset of weak labels in, a run folder out.
 
 The flags are those of the method that the arguments or the TOML file name. Preset, file and flags are merged in this order.
+Whatever can be found wrong is found before the run folder is made.
 
 Does not know: how a method learns.
 """
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -15,8 +18,26 @@ from counterstain.cli import OK
 from counterstain.cli.flags import given, merged, optional_twin
 from counterstain.errors import InputError, StaleResultError, UnknownNameError
 
+if TYPE_CHECKING:
+    from counterstain.data import PatchDataset
+    from counterstain.methods import Method
+
 DEFAULT_METHOD = "sshr"
-_TOP = ("method", "preset", "settings", "training", "data")
+RUNS = Path("runs")
+"""Where a run goes that was given a config and no folder."""
+
+_ENTRIES = {"method": str, "preset": str, "settings": dict, "training": dict, "data": dict}
+_OF_DATA = {"folder": str, "layout": str, "mpp": (int, float), "tile_px": int, "name": str, "digest": str}
+_EXPECTED = {str: "a text", dict: "a table", int: "a whole number", (int, float): "a number"}
+
+_FITTING = {
+    "wide_resnet38": "ilsvrc-cls_rna-a1_cls1000_ep-0001.params or res38_cls.pth",
+    "mobilenet_v2": "a folded .npz, or mobilenet_v2-*.pth with batch norm",
+    "resnet18": "resnet18-*.pth",
+    "resnet50": "resnet50-*.pth",
+    "resnet101": "resnet101-*.pth",
+}
+"""Published files of pretrained weights by backbone; docs/models.md says more."""
 
 
 def train_app(arguments: list[str]) -> App:
@@ -34,12 +55,12 @@ def _placeholder() -> None:
 
 
 def _named_method(arguments: list[str]) -> str:
-    from counterstain.settings import read_toml
-
     method = _value_of("--method", arguments)
     config = _value_of("--config", arguments)
     if method is None and config is not None:
-        method = read_toml(config).get("method")
+        from counterstain.recipes import find_config
+
+        method = _tree(find_config(config)).get("method")
     return method or DEFAULT_METHOD
 
 
@@ -60,7 +81,7 @@ def _verb(method_name: str) -> Any:
     method_flags, train_flags = optional_twin(method.config_type), optional_twin(TrainSettings)
 
     def train(
-        run: Path,
+        run: Path | None = None,
         /,
         *,
         data: Path | None = None,
@@ -80,11 +101,12 @@ def _verb(method_name: str) -> Any:
         weights. Masks of the validation split choose presence thresholds; no mask is read for anything else.
 
         Args:
-            run: The run folder to write, or to go on with.
+            run: The run folder to write, or to go on with; with --config it may be left out and is runs/NAME OF THE CONFIG.
             data: The dataset's folder.
             layout: How the folder is laid out: luad_histoseg, bcss_wsss, wsss4luad or table; told from its content where
                 that leaves no doubt.
-            config: A TOML file: method, preset, and tables settings, training, data. Flags win over it.
+            config: A TOML file (method, preset, and tables settings, training, data), or the name of a recipe, like
+                luad_sshr: see docs/recipes.md. Flags win over it.
             preset: Settings by name: paper, small (see `counterstain models list`).
             method: Which method learns.
             mpp: Microns per pixel of the patches, where the dataset does not say.
@@ -93,22 +115,23 @@ def _verb(method_name: str) -> Any:
             training: How long and on what.
             json: Answer as JSON.
         """
-        tree = _tree(config)
+        from counterstain.recipes import find_config
+
+        file = None if config is None else find_config(config)
+        tree = {} if file is None else _tree(file)
         recorded = dict(tree.get("data", {}))
         if data is not None:
             recorded.pop("digest", None)
-        source = merged(recorded, _some({"folder": data, "layout": layout, "mpp": mpp, "tile_px": tile_px}))
-        return _train(
-            run,
-            {
-                "method": method,
-                "preset": preset or tree.get("preset"),
-                "settings": merged(tree.get("settings", {}), given(settings)),
-                "training": merged(tree.get("training", {}), given(training)),
-                "data": source,
-            },
-            json,
+        job = _Job(
+            run=_run_folder(run, file),
+            method=method,
+            preset=preset or tree.get("preset"),
+            settings=merged(tree.get("settings", {}), given(settings)),
+            training=merged(tree.get("training", {}), given(training)),
+            source=merged(recorded, _some({"folder": data, "layout": layout, "mpp": mpp, "tile_px": tile_px})),
+            is_layout_given=layout is not None,
         )
+        return _train(job, json)
 
     train.__annotations__["settings"] = Annotated[method_flags | None, Parameter(name="*", group="Method")]
     train.__annotations__["training"] = Annotated[train_flags | None, Parameter(name="*", group="Training")]
@@ -119,56 +142,157 @@ def _some(tree: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in tree.items() if value is not None}
 
 
-def _tree(config: Path | None) -> dict[str, Any]:
+def _run_folder(run: Path | None, config: Path | None) -> Path:
+    if run is not None:
+        return run
+    if config is None:
+        raise InputError("No run folder was given. Name one: counterstain train RUN --data FOLDER.")
+    return RUNS / config.stem
+
+
+def _tree(config: Path) -> dict[str, Any]:
     from counterstain.settings import read_toml
 
-    if config is None:
-        return {}
     tree = read_toml(config)
-    for name in tree:
-        if name not in _TOP:
-            raise UnknownNameError(f"entry of {config}", name, _TOP)
-    data = tree.get("data", {})
-    for name in data:
-        if name not in ("folder", "layout", "mpp", "tile_px", "name", "digest"):
-            raise UnknownNameError(f"entry of [data] in {config}", name, ("folder", "layout", "mpp", "tile_px"))
+    _check_entries(tree, _ENTRIES, str(config))
+    _check_entries(tree.get("data", {}), _OF_DATA, f"[data] in {config}")
     return tree
 
 
-def _train(run: Path, tree: dict[str, Any], json: bool) -> int:
-    from counterstain.data import image_size, open_patches
+def _check_entries(tree: dict[str, Any], known: dict[str, Any], where: str) -> None:
+    """Refuses what no config holds; settings and training are checked where they are built."""
+    for name, value in tree.items():
+        if name not in known:
+            raise UnknownNameError(f"entry of {where}", name, known)
+        if not isinstance(value, known[name]):
+            raise InputError(f"{where} says {name} = {value!r}; {_EXPECTED[known[name]]} was expected.")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be trained: preset, file and flags merged.
+
+    Args:
+        run: The run folder.
+        method: Its name.
+        preset: Of the method; None for its defaults.
+        settings: Of the method, over the preset.
+        training: How long and on what.
+        source: Folder and layout of the data, and what the user knows of its patches.
+        is_layout_given: Whether the layout is the user's word, and not a config's.
+    """
+
+    run: Path
+    method: str
+    preset: str | None
+    settings: dict[str, Any]
+    training: dict[str, Any]
+    source: dict[str, Any]
+    is_layout_given: bool
+
+
+def _train(job: _Job, json: bool) -> int:
     from counterstain.files import read_json
     from counterstain.methods import find_method
     from counterstain.settings import build, to_tree
     from counterstain.training import TrainSettings
 
-    source = tree["data"]
-    if "folder" not in source:
+    if "folder" not in job.source:
         raise InputError("No dataset was given. Pass --data FOLDER, or a [data] table with a folder in --config.")
-    method_type = find_method(tree["method"])
-    config = build(method_type.config_type, merged(_preset(method_type, tree["preset"]), tree["settings"]))
-    training = build(TrainSettings, tree["training"])
-    data = open_patches(Path(source["folder"]), source.get("layout"), mpp=source.get("mpp"))
-    if "digest" in source and source["digest"] != data.digest():
-        raise StaleResultError(
-            f"{source['folder']} is not the data that the run of this config was trained on: images, labels or masks have "
-            "changed. Pass --data to train on it all the same."
+    method_type = find_method(job.method)
+    config = build(method_type.config_type, merged(_preset(method_type, job.preset), job.settings))
+    training = build(TrainSettings, job.training)
+    data = _open(job)
+    num_images = len(data.split("train"))
+    if num_images < training.batch_size:
+        raise InputError(
+            f"{num_images} training images were given for batches of {training.batch_size}. Lower --batch-size."
         )
-    first = image_size(data.split("train")[0].image)
-    tile_px = source.get("tile_px", min(first.width, first.height))
-    if tile_px < 1:
-        raise InputError(f"--tile-px was given as {tile_px}; it must be at least 1.")
-    for note in data.notes:
-        log.say(f"Note: {note}")
+    tile_px = _tile_px(job, data)
     method = method_type.create(config, data, tile_px=tile_px, seed=training.seed)
-    method.fit(data, run, training)
-    answer = {"run": str(run), "training": read_json(run / "training.json"), "settings": to_tree(config)}
+    _refuse_small_images(method)
+    _say_notes(config, data)
+    log.say(f"Training {job.method} on {num_images} patches of {data.name}; the run goes to {job.run}.")
+    method.fit(data, job.run, training)
+    answer = {"run": str(job.run), "training": read_json(job.run / "training.json"), "settings": to_tree(config)}
     if json:
         log.emit_json(answer)
     else:
         minutes = answer["training"]["minutes"]
-        log.say(f"Trained {tree['method']} in {minutes:.1f} minutes. Next: counterstain predict {run} SLIDE --out OUT")
+        log.say(f"Trained {job.method} in {minutes:.1f} minutes. Next: counterstain predict {job.run} SLIDE --out OUT")
     return OK
+
+
+def _open(job: _Job) -> "PatchDataset":
+    from counterstain.data import open_patches
+
+    source = job.source
+    data = open_patches(Path(source["folder"]), source.get("layout"), mpp=source.get("mpp"))
+    if "digest" not in source:
+        if not job.is_layout_given and "layout" in source:
+            _refuse_other_dataset(data, source["layout"])
+        return data
+    if source["digest"] != data.digest():
+        raise StaleResultError(
+            f"{source['folder']} is not the data that the run of this config was trained on: images, labels or masks have "
+            "changed. Pass --data to train on it all the same."
+        )
+    return data
+
+
+def _refuse_other_dataset(data: "PatchDataset", name: str) -> None:
+    """Refuses patches of another dataset than a config was written for: their digits mean other classes.
+
+    A layout that the user names is taken at its word; a config's is doubted, since it was named before the data.
+    """
+    from counterstain.layouts import LAYOUTS
+
+    layout = LAYOUTS.get(name)
+    strange = [one.image.name for one in data.train if layout is not None and layout.patient(one.image.stem) is None]
+    if strange:
+        raise InputError(
+            f"The config is for {name}, and {len(strange)} of {len(data.train)} training images are not named as its are "
+            f"('{strange[0]}'): their classes may have another order. Take a config for this dataset, or pass --layout "
+            f"{name} if the digits stand for {', '.join(data.classes.names)}."
+        )
+
+
+def _tile_px(job: _Job, data: "PatchDataset") -> int:
+    from counterstain.data import image_size
+
+    first = image_size(data.split("train")[0].image)
+    tile_px: int = job.source.get("tile_px", min(first.width, first.height))
+    if tile_px < 1:
+        raise InputError(f"--tile-px was given as {tile_px}; it must be at least 1.")
+    return tile_px
+
+
+def _refuse_small_images(method: "Method") -> None:
+    """Refuses images of which the deepest features see one place alone: a map of one cell says nothing of where."""
+    from counterstain.models.backbones import Backbone
+
+    backbone = getattr(method.network, "backbone", None)
+    if not isinstance(backbone, Backbone):
+        return
+    stride, scale, tile_px = backbone.strides[-1], getattr(method.config, "scale", 1.0), method.input.tile_px
+    if math.ceil(tile_px * scale / stride) < 2:
+        raise InputError(
+            f"Training images of {tile_px} px were given, and the deepest features of {method.config.backbone} have one "
+            f"cell for {stride} px: nothing could be found in them. Give images of more than {stride / scale:g} px."
+        )
+
+
+def _say_notes(config: Any, data: "PatchDataset") -> None:
+    for note in data.notes:
+        log.say(f"Note: {note}")
+    for stage in ("", "second_"):
+        name, weights = getattr(config, f"{stage}backbone", None), getattr(config, f"{stage}weights", None)
+        if name in _FITTING and weights is None:
+            flag = f"--{stage}weights".replace("_", "-")
+            log.say(
+                f"Note: {name} was given no pretrained weights and starts at random. Published figures need ImageNet's: "
+                f"pass {flag} FILE ({_FITTING[name]}; docs/models.md)."
+            )
 
 
 def _preset(method_type: Any, name: str | None) -> dict[str, Any]:
