@@ -17,7 +17,8 @@ from counterstain.errors import InputError, MissingFileError, StaleResultError, 
 from counterstain.files import read_json
 from counterstain.methods import METHODS, SSHR, SSHRConfig, find_method, load_dense_method, load_method, model_digest
 from counterstain.methods.base import InputSpec
-from counterstain.methods.sshr import halo_px, parameter_groups, rate_share
+from counterstain.methods.optimise import rate_share
+from counterstain.methods.sshr import halo_px, parameter_groups
 from counterstain.results import Classes
 from counterstain.testing.methods import DenseMethodContract
 from counterstain.training import TrainSettings

@@ -12,14 +12,12 @@ Does not know: slides, tiles, where masks are: it is given images with presence 
 B batch, C classes, H W rows and columns.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from counterstain.data.augment import Augment, AugmentSettings
 from counterstain.data.weak import WeakPatches, WeakSettings
@@ -28,8 +26,15 @@ from counterstain.losses import image_logits, map_consistency, multilabel_soft_m
 from counterstain.methods import artefacts
 from counterstain.methods.base import DenseMethod, InputSpec
 from counterstain.methods.cams import NORMALISATIONS, present_classes
-from counterstain.methods.thresholds import ValidationScores, choose_thresholds, choose_thresholds_by_labels
-from counterstain.methods.validation import truth_windows
+from counterstain.methods.gate import (
+    check_validation,
+    choose_on_validation,
+    first_thresholds,
+    label_loader,
+    validation_scores,
+)
+from counterstain.methods.optimise import Learn, OptimiserSettings, Validate, enlarged, four_groups, training_module
+from counterstain.methods.thresholds import ValidationScores
 from counterstain.models.backbones import build_backbone, load_backbone_weights
 from counterstain.models.sshr import Cams, SSHRNetwork, SSHRNetworkSettings
 from counterstain.models.weights import load_state
@@ -38,14 +43,11 @@ from counterstain.stain import jitter_hed
 from counterstain.training import TrainSettings, fit, train_loader
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule
-
     from counterstain.data import PatchDataset
 
 Four = tuple[float, float, float, float]
 
 _RECTIFIER = {"smooth": "smooth.weight", "semantic_scale": "semantic_scale", "context_scale": "context_scale"}
-_VAL_STRIDE_PX = 4  # thresholds are chosen on every fourth pixel of every fourth row
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,20 @@ class SSHRConfig:
         if not any(self.fusion) or min(self.fusion) < 0:
             raise InputError(f"Setting 'fusion' was given as {self.fusion}; four weights, one above 0, were expected.")
 
+    @property
+    def optimiser(self) -> OptimiserSettings:
+        """How the network's parameters are moved."""
+        return OptimiserSettings(
+            self.optimizer,
+            self.learning_rate,
+            self.scratch_factor,
+            self.momentum,
+            self.weight_decay,
+            self.poly_power,
+            self.warmup_steps,
+            self.gradient_clip,
+        )
+
 
 PRESETS = {
     "paper": SSHRConfig(),
@@ -182,7 +198,7 @@ class SSHR(DenseMethod):
         self, config: SSHRConfig, classes: Classes, input: InputSpec, thresholds: tuple[float, ...] | None = None
     ) -> None:
         self.config, self.classes, self.input = config, classes, input
-        self.thresholds = thresholds or _first_thresholds(config, len(classes))
+        self.thresholds = thresholds or first_thresholds(config.presence_thresholds, len(classes))
         backbone = build_backbone(config.backbone, **config.backbone_options)
         settings = SSHRNetworkSettings(
             semantic=config.semantic,
@@ -208,7 +224,7 @@ class SSHR(DenseMethod):
 
     def fit(self, data: "PatchDataset", run: Path, settings: TrainSettings) -> None:
         records = data.split("train")
-        self._check_validation(data, settings)
+        check_validation(data, settings, self.config.presence_thresholds)
         recipe = artefacts.Recipe(self.name, self.config, settings, data, self.input)
         if artefacts.begin(run, recipe):
             finished = load_finished(type(self), run)
@@ -219,48 +235,23 @@ class SSHR(DenseMethod):
         loader = train_loader(
             patches, batch_size=settings.batch_size, seed=settings.seed, num_workers=settings.num_workers
         )
-        module = training_module(self.network, self.config, settings)
+        val_loader = label_loader(data, self.input.tile_px, settings.batch_size) if settings.patience else None
+        module = training_module(
+            self.network,
+            parameter_groups(self.network, self.config),
+            self.config.optimiser,
+            settings.seed,
+            learn_cams(self.network, self.config),
+            cam_loss(self.network, self.config),
+        )
         self.network.train()
-        fit(module, loader, run, settings, self._val_loader(data, settings))
+        fit(module, loader, run, settings, val_loader)
         if self.config.presence_thresholds == "val":
-            self.network.to("cuda" if torch.cuda.is_available() else "cpu")
-            self.thresholds = self._chosen_thresholds(data)
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            self.network.to(device)
+            self.thresholds = choose_on_validation(data, self.input.tile_px, self._scores, device)
             self.network.cpu()
-        self.save(run, {"data": {**data.summary(), "digest": data.digest()}, "training": asdict(settings)})
-
-    def _check_validation(self, data: "PatchDataset", settings: TrainSettings) -> None:
-        """Refuses before training what would fail after it."""
-        has_masks = bool(data.val) and all(record.mask is not None for record in data.val)
-        has_labels = bool(data.val) and all(record.label is not None for record in data.val)
-        if self.config.presence_thresholds == "val" and not (has_masks or has_labels):
-            raise InputError(
-                f"Presence thresholds are to be chosen on the validation split, and that of {data.name!r} has neither "
-                "masks nor labels for all its images. Add them, or pass --presence-thresholds 0.5."
-            )
-        if settings.patience is not None and not has_labels:
-            raise InputError(
-                f"Early stopping looks at the loss of the validation split, and that of {data.name!r} has no labels. "
-                "Add them, or leave --patience out."
-            )
-
-    def _val_loader(self, data: "PatchDataset", settings: TrainSettings) -> "DataLoader[Any] | None":
-        if settings.patience is None:
-            return None
-        patches = WeakPatches(data.val, WeakSettings(patch_px=self.input.tile_px))
-        return DataLoader(patches, batch_size=settings.batch_size)
-
-    def _chosen_thresholds(self, data: "PatchDataset") -> tuple[float, ...]:
-        """By masks where the validation split has them, else by its labels."""
-        if all(record.mask is not None for record in data.val):
-            return choose_thresholds(self.validation_scores(data))
-        patches = WeakPatches(data.val, WeakSettings(patch_px=self.input.tile_px))
-        device = next(self.network.parameters()).device
-        found = [
-            (self.presence(images_BCHW.to(device).float() / 255).cpu(), labels_BC)
-            for images_BCHW, labels_BC in DataLoader(patches, batch_size=16)
-        ]
-        presence_NC, labels_NC = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return choose_thresholds_by_labels(presence_NC, labels_NC)
+        self.save(run, {"data": data.provenance(), "training": asdict(settings)})
 
     @torch.inference_mode()
     def presence(self, images_BCHW: Tensor) -> Tensor:
@@ -285,7 +276,7 @@ class SSHR(DenseMethod):
     def _scores(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Fused CAMs (B, C, H, W) and presence (B, C), before the gate."""
         self.network.eval()
-        cams = self.network(_enlarged(images_BCHW, self.config.scale))
+        cams = self.network(enlarged(images_BCHW, self.config.scale))
         total, _ = NORMALISATIONS[self.config.normalisation]
         presence_BC = image_logits(cams[-1].float()).sigmoid()
         height, width = images_BCHW.shape[2:]
@@ -298,14 +289,8 @@ class SSHR(DenseMethod):
         Raises:
             InputError: When the data set has no validation split.
         """
-        found: list[ValidationScores] = []
         device = next(self.network.parameters()).device
-        step = slice(_VAL_STRIDE_PX // 2, None, _VAL_STRIDE_PX)
-        for images_BCHW, truth_BHW in truth_windows(data, self.input.tile_px):
-            scores_BCHW, presence_BC = self._scores(images_BCHW.to(device))
-            scores_BChw = scores_BCHW[:, :, step, step].half().cpu()
-            found.append(ValidationScores.of(scores_BChw, presence_BC.cpu(), truth_BHW[:, step, step]))
-        return ValidationScores.joined(found)
+        return validation_scores(data, self.input.tile_px, self._scores, device)
 
     def save(self, run: Path, provenance: dict[str, Any] | None = None) -> None:
         artefacts.save_model(
@@ -356,30 +341,13 @@ def halo_px(config: SSHRConfig, tile_px: int) -> int:
     return min(round(reach), tile_px // 4) // 4 * 4
 
 
-def _first_thresholds(config: SSHRConfig, num_classes: int) -> tuple[float, ...]:
-    given = config.presence_thresholds
-    if given == "val":
-        return (0.5,) * num_classes
-    thresholds = tuple(given) if isinstance(given, (tuple, list)) else (float(given),) * num_classes
-    if len(thresholds) != num_classes or not all(0 <= value <= 1 for value in thresholds):
-        raise InputError(f"Setting 'presence_thresholds' was given as {given}; one, or {num_classes}, from 0 to 1 fit.")
-    return thresholds
-
-
-def _enlarged(images_BCHW: Tensor, scale: float) -> Tensor:
-    if scale == 1:
-        return images_BCHW
-    height, width = (max(1, round(length * scale)) for length in images_BCHW.shape[2:])
-    return F.interpolate(images_BCHW, size=(height, width), mode="bilinear", align_corners=False, antialias=scale < 1)
-
-
 def parameter_groups(network: SSHRNetwork, config: SSHRConfig) -> list[dict[str, Any]]:
     """The optimiser's groups: backbone and new, weights and biases; then parts of the rectifier with a rate of their own.
 
-    Source: the released optimiser (learning rates 1, 2, 10, 20 times, no decay on biases). A rate of its own for parts of
-    the rectifier is ours; such parts do not decay, since decay pulls scales that learn fast back to 0.
+    Source: the released optimiser (see `four_groups`). A rate of its own for parts of the rectifier is ours; such parts do
+    not decay, since decay pulls scales that learn fast back to 0.
     """
-    groups, rate, decay = network.parameter_groups(), config.learning_rate, config.weight_decay
+    groups, rate = network.parameter_groups(), config.learning_rate
     factors = {part: getattr(config, f"{part}_factor") for part in _RECTIFIER}
     apart: dict[str, list[torch.nn.Parameter]] = {
         part: [value for name, value in network.named_parameters() if name.endswith(_RECTIFIER[part])]
@@ -387,79 +355,46 @@ def parameter_groups(network: SSHRNetwork, config: SSHRConfig) -> list[dict[str,
         if factor is not None
     }
     taken = {id(parameter) for parameters in apart.values() for parameter in parameters}
-    wanted: list[dict[str, Any]] = [
-        {"params": list(groups.weights), "lr": rate, "weight_decay": decay},
-        {"params": list(groups.biases), "lr": 2 * rate, "weight_decay": 0.0},
-        {
-            "params": [parameter for parameter in groups.new_weights if id(parameter) not in taken],
-            "lr": config.scratch_factor * rate,
-            "weight_decay": decay,
-        },
-        {"params": list(groups.new_biases), "lr": 2 * config.scratch_factor * rate, "weight_decay": 0.0},
-        *({"params": apart[part], "lr": factors[part] * rate, "weight_decay": 0.0} for part in apart),
+    kept = tuple(parameter for parameter in groups.new_weights if id(parameter) not in taken)
+    own = [
+        {"params": parameters, "lr": factors[part] * rate, "weight_decay": 0.0}
+        for part, parameters in apart.items()
+        if parameters
     ]
-    return [group for group in wanted if group["params"]]
+    return [*four_groups(replace(groups, new_weights=kept), config.optimiser), *own]
 
 
-def rate_share(step: int, steps: int, config: SSHRConfig) -> float:
-    """The share of the learning rate at a step: (1 - step / steps) ** power, less while it warms up."""
-    share: float = max(0.0, 1 - step / steps) ** config.poly_power
-    return share * min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else share
+def learned_loss(cams: Cams, labels_BC: Tensor, config: SSHRConfig) -> Tensor:
+    """The weighted sum of the four CAMs' multilabel losses (Eq. 5)."""
+    losses = [multilabel_soft_margin(image_logits(cam.float()), labels_BC) for cam in cams]
+    return weighted_scales(losses, config.loss_weights)
 
 
-def training_module(network: SSHRNetwork, config: SSHRConfig, settings: TrainSettings) -> "LightningModule":
-    """The training of SSHR as Lightning wants it."""
-    from lightning.pytorch import LightningModule
+def learn_cams(network: SSHRNetwork, config: SSHRConfig) -> Learn:
+    """How a batch of patches and labels becomes a loss: augment, four CAMs, four losses."""
+    augment = Augment(AugmentSettings(flip=config.flip, turn=config.turn, stain_sigma=config.stain_sigma))
 
-    class Training(LightningModule):
-        """One step: augment, four CAMs, four losses (Eq. 5)."""
+    def learn(batch: tuple[Tensor, Tensor], generator: torch.Generator, _: int) -> Tensor:
+        images_BCHW, labels_BC = batch
+        images_BCHW = augment(images_BCHW.float() / 255, generator)
+        cams = network(enlarged(images_BCHW, config.scale))
+        learned = learned_loss(cams, labels_BC, config)
+        if not config.consistency:
+            return learned
+        stained_BCHW = jitter_hed(images_BCHW, generator, config.consistency_sigma)
+        others = network(enlarged(stained_BCHW, config.scale))
+        apart = [map_consistency(cam.float(), other.float()) for cam, other in zip(cams, others, strict=True)]
+        both = (learned + learned_loss(others, labels_BC, config)) / 2
+        return both + config.consistency * weighted_scales(apart, config.loss_weights)
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-            self.augment = Augment(AugmentSettings(flip=config.flip, turn=config.turn, stain_sigma=config.stain_sigma))
+    return learn
 
-        def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-            images_BCHW, labels_BC = batch
-            seed = (settings.seed + self.global_rank) * 1_000_003 + self.global_step
-            generator = torch.Generator(device="cpu").manual_seed(seed)
-            images_BCHW = self.augment(images_BCHW.float() / 255, generator)
-            if not config.consistency:
-                return self._loss(images_BCHW, labels_BC)
-            cams = self._cams(images_BCHW)
-            others = self._cams(jitter_hed(images_BCHW, generator, config.consistency_sigma))
-            learned = (self._learned(cams, labels_BC) + self._learned(others, labels_BC)) / 2
-            apart = [map_consistency(cam.float(), other.float()) for cam, other in zip(cams, others, strict=True)]
-            return learned + config.consistency * weighted_scales(apart, config.loss_weights)
 
-        def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-            images_BCHW, labels_BC = batch
-            self.log("val_loss", self._loss(images_BCHW.float() / 255, labels_BC), batch_size=len(labels_BC))
+def cam_loss(network: SSHRNetwork, config: SSHRConfig) -> Validate:
+    """How a batch of validation patches and labels becomes a loss."""
 
-        def _loss(self, images_BCHW: Tensor, labels_BC: Tensor) -> Tensor:
-            return self._learned(self._cams(images_BCHW), labels_BC)
+    def validate(batch: tuple[Tensor, Tensor]) -> Tensor:
+        images_BCHW, labels_BC = batch
+        return learned_loss(network(enlarged(images_BCHW.float() / 255, config.scale)), labels_BC, config)
 
-        def _cams(self, images_BCHW: Tensor) -> Cams:
-            cams: Cams = self.network(_enlarged(images_BCHW, config.scale))
-            return cams
-
-        def _learned(self, cams: Cams, labels_BC: Tensor) -> Tensor:
-            losses = [multilabel_soft_margin(image_logits(cam.float()), labels_BC) for cam in cams]
-            return weighted_scales(losses, config.loss_weights)
-
-        def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-            if config.gradient_clip:
-                self.clip_gradients(optimizer, config.gradient_clip, "norm")
-
-        def configure_optimizers(self) -> Any:
-            groups = parameter_groups(self.network, config)
-            optimizer: torch.optim.Optimizer = (
-                torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
-                if config.optimizer == "sgd"
-                else torch.optim.AdamW(groups, lr=config.learning_rate)
-            )
-            steps = int(self.trainer.estimated_stepping_batches)  # of one process, where several train
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, steps, config))
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    return Training()
+    return validate

@@ -76,8 +76,8 @@ class HFRM(nn.Module):
             self.context_scale = nn.Parameter(torch.zeros(1))
         if adaptive:
             self.adapt = nn.Conv2d(deep_channels, 2, 1)
-            nn.init.zeros_(self.adapt.weight)
-            nn.init.zeros_(self.adapt.bias)
+            for parameter in self.adapt.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, low_BCHW: Tensor, deep_BDhw: Tensor) -> Tensor:
         """The rectified shallow map, of the shallow map's shape."""

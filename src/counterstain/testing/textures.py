@@ -56,4 +56,5 @@ def texture(kind: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     wave = (rows % 4 < 2) if kind else ((rows % 8 < 3) & (columns % 8 < 3))
     color = np.array([[200, 90, 140], [120, 160, 210]][kind])
     image = 235 - wave[..., None] * (235 - color) + rng.normal(0, 6, (SIDE_PX, SIDE_PX, 3))
-    return image.clip(0, 255).astype(np.uint8)
+    pixels: npt.NDArray[np.uint8] = image.clip(0, 255).astype(np.uint8)
+    return pixels
