@@ -2,7 +2,7 @@
 
     python benchmarks/weak_sets.py EBHI_SEG OUT
 
-OUT/ebhi: patients split 60/20/20 (seed 0); 64 px training patches drawn from training patients' images, each labelled [gland
+OUT/ebhi: patients split 60/20/20 (seed 0); 64 px training patches of training patients' images, each labelled [gland
 or lesion present, other present] where it covers at least a tenth, 900 of each of the three label pairs; whole images with
 masks to score on. OUT/luad: synthetic patches of 224 px in the layout of LUAD-HistoSeg, four classes, planted outliers
 (stain, blur, folds; difficulty 0.7), 960 training patches and 240 each to validate and test on, of 60 patients and three
