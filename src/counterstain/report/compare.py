@@ -334,15 +334,7 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-COLUMNS = [
-    "variant",
-    "seeds",
-    "mean IoU (95 % over patients)",
-    "std over seeds",
-    "over the reference",
-    "Dice",
-    "minutes",
-]
+COLUMNS = ["variant", "seeds", "mean IoU (95 %)", "std", "over reference (95 %)", "Dice", "minutes"]
 
 
 def _write_tables(path: Path, rows: tuple[Row, ...], names: tuple[str, ...]) -> None:
