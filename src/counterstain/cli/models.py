@@ -125,6 +125,56 @@ def import_published(
     return OK
 
 
+@app.command
+def tune(
+    run: Path,
+    out: Path,
+    /,
+    *,
+    data: Path,
+    layout: str | None = None,
+    fusion: tuple[float, float, float, float] | None = None,
+    search: bool = False,
+    json: bool = False,
+) -> int:
+    """Choose a trained SSHR run's presence thresholds anew on a validation split, and how its CAMs are fused.
+
+    Nothing is trained; masks of the validation split alone are read. The network with its new settings goes to a folder of
+    its own.
+
+    Args:
+        run: The folder of a trained or imported run.
+        out: The run folder to write.
+        data: The dataset's folder.
+        layout: How it is laid out, where that is in doubt.
+        fusion: Weights of the four scales' CAMs, shallow to deep: 0.25 0.25 0.25 0.25 is uniform. Left out, the run's own.
+        search: Try several fusions, the given one too, and keep the best.
+        json: Answer as JSON.
+    """
+    from counterstain.data import open_patches
+    from counterstain.errors import InputError
+    from counterstain.methods import SSHR, load_method
+    from counterstain.methods.tune import FUSIONS, write_tuned
+    from counterstain.methods.tune import tune as choose
+
+    method = load_method(run)
+    if not isinstance(method, SSHR):
+        raise InputError(f"{run} was trained with {method.name!r}; only runs of 'sshr' have CAMs to fuse.")
+    dataset = open_patches(data, layout)
+    own = fusion or method.config.fusion
+    tuned = choose(method, dataset, tuple(dict.fromkeys((own, *FUSIONS))) if search else (own,))
+    write_tuned(tuned, run, out, dataset)
+    best = tuned.method
+    tried = [{"fusion": list(one), "mean_iou": score} for one, score in tuned.tried.items()]
+    if json:
+        log.emit_json({"run": str(out), "fusion": best.config.fusion, "thresholds": best.thresholds, "tried": tried})
+        return OK
+    rows = [[_joined(list(one)), f"{100 * score:.1f}"] for one, score in tuned.tried.items()]
+    log.emit_table("Fusions on the validation split", ["weights, shallow to deep", "mean IoU"], rows)
+    log.say(f"Kept {_joined(list(best.config.fusion))}, thresholds {_joined(list(best.thresholds))}: {out}")
+    return OK
+
+
 def _renames(given: tuple[str, ...]) -> dict[str, str]:
     from counterstain.errors import InputError
 
@@ -223,5 +273,5 @@ def _first_line(cls: type) -> str:
     return (cls.__doc__ or "").splitlines()[0]
 
 
-def _joined(values: list[int]) -> str:
+def _joined(values: "list[int] | list[float]") -> str:
     return " ".join(map(str, values))

@@ -1,0 +1,102 @@
+"""A trained SSHR network finished otherwise: CAMs fused with other weights, presence thresholds chosen anew on validation.
+
+Nothing is trained. This is for published checkpoints, whose thresholds were fixed by hand, and for trying fusions without
+training again. Only the validation split's masks are read.
+
+Does not know: how the network learned.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from counterstain.errors import InputError
+from counterstain.files import read_json, refuse_overwrite
+from counterstain.methods.artefacts import model_digest
+from counterstain.methods.sshr import SSHR, Four
+from counterstain.methods.thresholds import choose_thresholds, mean_iou
+
+if TYPE_CHECKING:
+    from counterstain.data import PatchDataset
+
+FUSIONS: tuple[Four, ...] = (
+    (0.0, 0.6, 0.2, 0.2),  # as released
+    (0.25, 0.25, 0.25, 0.25),  # uniform
+    (0.2, 0.2, 0.2, 0.4),
+    (0.2, 0.0, 0.4, 0.4),
+    (0.0, 0.2, 0.4, 0.4),
+    (0.0, 0.0, 0.0, 1.0),  # the deepest alone
+)
+"""What a search tries, shallow to deep."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A method finished otherwise.
+
+    Args:
+        method: With the best fusion and its thresholds.
+        tried: Mean IoU on validation windows by fusion, thresholds chosen for each.
+    """
+
+    method: SSHR
+    tried: dict[Four, float]
+
+
+def tune(method: SSHR, data: "PatchDataset", fusions: Sequence[Four]) -> Tuned:
+    """The fusion, of those given, and the thresholds for it, with the best mean IoU on the validation split.
+
+    Args:
+        method: Whose network; it is left as it is.
+        data: With masks for its validation split, and the method's classes.
+        fusions: Weights of the four scales' CAMs, shallow to deep.
+
+    Raises:
+        InputError: When classes differ, masks are missing, or there is no fusion.
+
+    Source: ours; the released fusion and thresholds have no derivation.
+    """
+    if data.classes.names != method.classes.names:
+        raise InputError(
+            f"The run knows {', '.join(method.classes.names)}; the dataset has {', '.join(data.classes.names)}. Tune it on "
+            "a dataset of its own classes."
+        )
+    if not fusions or not data.val or any(record.mask is None for record in data.val):
+        raise InputError("Tuning wants a fusion to try and a validation split with a mask for every image.")
+    found = {fusion: _with_thresholds(method, data, fusion) for fusion in fusions}
+    best = max(found, key=lambda fusion: found[fusion][1])
+    return Tuned(found[best][0], {fusion: score for fusion, (_, score) in found.items()})
+
+
+def _with_thresholds(method: SSHR, data: "PatchDataset", fusion: Four) -> tuple[SSHR, float]:
+    config = replace(method.config, fusion=fusion, presence_thresholds="val")
+    other = SSHR(config, method.classes, method.input)
+    other.network, other.weights_digest = method.network, method.weights_digest
+    scores = other.validation_scores(data)
+    other.thresholds = choose_thresholds(scores)
+    return other, mean_iou(scores, other.thresholds)
+
+
+def write_tuned(tuned: Tuned, source: Path, out: Path, data: "PatchDataset") -> None:
+    """Writes a run folder with the network of another run.
+
+    Args:
+        tuned: What `tune` found.
+        source: The run it was made from.
+        out: The folder to write.
+        data: What it was tuned on.
+
+    Raises:
+        ExistingOutputError: When the folder holds a model.
+    """
+    refuse_overwrite(out / "model.json")
+    provenance: dict[str, Any] = {
+        **read_json(source / "model.json")["provenance"],
+        "tuned": {
+            "from": model_digest(source),
+            "data": data.provenance(),
+            "tried": [{"fusion": list(fusion), "mean_iou": score} for fusion, score in tuned.tried.items()],
+        },
+    }
+    tuned.method.save(out, provenance)

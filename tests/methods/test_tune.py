@@ -1,0 +1,70 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from counterstain.cli import OK, WRONG_USE, run
+from counterstain.data import PatchDataset
+from counterstain.errors import InputError
+from counterstain.files import read_json
+from counterstain.methods import SSHR, load_dense_method, load_method, model_digest
+from counterstain.methods.sshr import PRESETS
+from counterstain.methods.tune import FUSIONS, tune
+from counterstain.results import Classes
+from counterstain.training import TrainSettings
+
+
+@pytest.fixture(scope="module")
+def trained(textures: PatchDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tune") / "run"
+    config = replace(PRESETS["small"], presence_thresholds=0.9, fusion=(1.0, 0.0, 0.0, 0.0))
+    method = SSHR.create(config, textures, tile_px=32, seed=1)
+    method.fit(textures, folder, TrainSettings(epochs=4, batch_size=8))
+    return folder
+
+
+def loaded(folder: Path) -> SSHR:
+    method = load_method(folder)
+    assert isinstance(method, SSHR)
+    return method
+
+
+def test_the_best_of_the_fusions_is_kept_with_its_own_thresholds(trained: Path, textures: PatchDataset) -> None:
+    method = loaded(trained)
+    found = tune(method, textures, FUSIONS)
+    assert found.tried[found.method.config.fusion] == max(found.tried.values())
+    alone = tune(method, textures, [found.method.config.fusion])
+    assert alone.method.thresholds == found.method.thresholds
+    assert (method.config.fusion, method.thresholds) == ((1.0, 0.0, 0.0, 0.0), (0.9, 0.9))
+
+
+def test_the_command_writes_a_run_with_the_same_network(
+    trained: Path, textures: PatchDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(textures.train[0].image.parents[1])
+    out = tmp_path / "tuned"
+    command = ["models", "tune", str(trained), str(out), "--data", data, "--fusion", "0.25", "0.25", "0.25", "0.25"]
+    assert run([*command, "--json"]) == OK
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["fusion"] == [0.25] * 4
+    one, other = loaded(trained), loaded(out)
+    assert all(torch.equal(value, other.network.state_dict()[name]) for name, value in one.network.state_dict().items())
+    assert other.config.fusion == (0.25, 0.25, 0.25, 0.25)
+    assert list(other.thresholds) == answer["thresholds"]
+    assert read_json(out / "model.json")["provenance"]["tuned"]["from"] == model_digest(trained)
+    assert load_dense_method(out).predict_maps(torch.rand(1, 3, 32, 32)).shape == (1, 2, 32, 32)
+    assert run(command) == WRONG_USE  # it is there already
+    assert "exists" in capsys.readouterr().err
+
+
+def test_what_can_t_be_tuned_is_refused(trained: Path, textures: PatchDataset, tmp_path: Path) -> None:
+    method = loaded(trained)
+    with pytest.raises(InputError, match="mask for every image"):
+        tune(method, replace(textures, val=tuple(replace(one, mask=None) for one in textures.val)), FUSIONS)
+    with pytest.raises(InputError, match="a fusion"):
+        tune(method, textures, [])
+    swapped = Classes(textures.classes.names[::-1], textures.classes.colors)
+    with pytest.raises(InputError, match="its own classes"):
+        tune(method, replace(textures, classes=swapped), FUSIONS)
