@@ -29,6 +29,6 @@ def build_app(arguments: list[str]) -> App:
     ):
         app.command(f"counterstain.cli.{verb}:{verb}", name=verb, help=summary)
     app.command("counterstain.cli.synth:app", name="synth", help="Write synthetic histology: patches, slides, cohorts.")
-    app.command("counterstain.cli.models:app", name="models", help="List and describe methods, backbones and runs.")
+    app.command("counterstain.cli.models:app", name="models", help="List, describe, import and tune models.")
     app.command(train_app(arguments))
     return app

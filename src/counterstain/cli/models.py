@@ -15,7 +15,7 @@ from counterstain.cli import OK
 if TYPE_CHECKING:
     from counterstain.methods.published import Published
 
-app = App(name="models", help="List and describe methods, backbones and runs.", help_format="markdown")
+app = App(name="models", help="List, describe, import and tune models.", help_format="markdown")
 
 
 @app.command(name="list")
