@@ -2,7 +2,7 @@
 
 Training steps a second as the method trains (augmentation, four losses, optimiser), latency of a patch alone and in batches
 up to the best one, gates and fusion included; and the rate of large matrix products in the same precision, measured in the
-same run, as the limit. A training step is counted as three forward passes. With `--profile` the operators that take longest.
+same run, as the limit. A training step is counted as three forward passes. With `--profile` the slowest operators.
 
     python benchmarks/sshr_speed.py [--batches 1 8 32 128] [--profile] > result.json
 """
