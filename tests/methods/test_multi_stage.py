@@ -26,6 +26,7 @@ from counterstain.methods.optimise import four_groups, rate_share, two_groups
 from counterstain.methods.second_stage import SecondStageSettings, blurred, layer_loss, varied
 from counterstain.models.weights import digest, write_state
 from counterstain.results import UNCOVERED, Classes
+from counterstain.settings import build, to_tree
 from counterstain.testing.methods import DenseMethodContract
 from counterstain.training import TrainSettings
 from counterstain.training.fit import read_losses
@@ -242,6 +243,14 @@ def test_both_stages_can_see_images_enlarged(textures: PatchDataset, tmp_path: P
     method.fit(textures, tmp_path, replace(TRAINING, epochs=1))
     assert method.predict_maps(torch.rand(1, 3, 32, 40)).shape == (1, 2, 32, 40)
     assert np.asarray(Image.open(tmp_path / "pseudo_masks" / "tap1" / "0.png")).shape == (32, 32)
+
+
+@pytest.mark.parametrize("name", MultiStage.presets)
+def test_presets_stay_what_they_are_as_plain_values(name: str) -> None:
+    """TOML has no word for None: what a tree leaves out must be the default."""
+    config = MultiStage.presets[name]
+    assert to_tree(build(MultiStageConfig, to_tree(config))) == to_tree(config)
+    assert (build(MultiStageConfig, to_tree(config)).second_epochs is None) == name.endswith("small")
 
 
 @pytest.mark.parametrize("name", MultiStage.presets)

@@ -24,7 +24,7 @@ _POSITIVE = (
 
 @dataclass(frozen=True)
 class MultiStageConfig:
-    """What both stages are built from and learn with; the defaults are the published pipeline's, after its released code.
+    """What both stages are built from and learn with; the defaults are preset "mlps" but for its numbers of epochs.
 
     Args:
         backbone: Of the classifier, its name in BACKBONES.
@@ -38,7 +38,7 @@ class MultiStageConfig:
         attention_decay: The share of a class's largest activation above which cells are hidden is this to the power of
             the epoch.
         attention_floor: Below which that share does not fall.
-        stage_one_epochs: Of the classifier; None is the training settings' number.
+        stage_one_epochs: Of the classifier, published 20; None is the training settings' number.
         learning_rate: Of the classifier's backbone weights; it falls to 0 as (1 - step / steps) ** poly_power.
         scratch_factor: Its head learns this much faster.
         momentum: Of its SGD. The released optimiser passes the weight decay by mistake: 5e-4, practically none.
@@ -53,7 +53,7 @@ class MultiStageConfig:
         second_low_channels: Of its projected shallow features.
         second_rates: Dilations of its pyramid at output stride 16.
         second_dropouts: Shares dropped after its pyramid and its two decoder convolutions, in training.
-        second_epochs: Of the segmenter; None is the training settings' number.
+        second_epochs: Of the segmenter, published 30; None is the training settings' number.
         second_learning_rate: Of its backbone; poly_power as above.
         second_scratch_factor: Its other layers learn this much faster.
         second_momentum: Of its SGD.
@@ -86,7 +86,7 @@ class MultiStageConfig:
     attention_start_epoch: int = 3
     attention_decay: float = 0.98
     attention_floor: float = 0.65
-    stage_one_epochs: int | None = 20
+    stage_one_epochs: int | None = None
     learning_rate: float = 0.01
     scratch_factor: float = 10.0
     momentum: float = 5e-4
@@ -102,7 +102,7 @@ class MultiStageConfig:
     second_low_channels: int = 48
     second_rates: tuple[int, int, int] = (6, 12, 18)
     second_dropouts: tuple[float, float, float] = (0.5, 0.5, 0.1)
-    second_epochs: int | None = 30
+    second_epochs: int | None = None
     second_learning_rate: float = 0.01
     second_scratch_factor: float = 10.0
     second_momentum: float = 0.9
@@ -158,12 +158,12 @@ class MultiStageConfig:
         )
 
 
-_DEEPEST_ALONE = MultiStageConfig(attention=False, taps=(3,), layer_weights=(1.0,))
+_PUBLISHED = MultiStageConfig(stage_one_epochs=20, second_epochs=30)
+_DEEPEST_ALONE = replace(_PUBLISHED, attention=False, taps=(3,), layer_weights=(1.0,))
 # Learns from scratch within minutes on two cores, as SSHR's "small" does; both stages as long as the training settings say.
 _SMALL = MultiStageConfig(
     backbone="tiny",
     head_gain=0.1,
-    stage_one_epochs=None,
     learning_rate=1e-3,
     scratch_factor=1.0,
     second_backbone="tiny",
@@ -171,7 +171,6 @@ _SMALL = MultiStageConfig(
     second_channels=64,
     second_low_channels=24,
     second_dropouts=(0.1, 0.1, 0.1),
-    second_epochs=None,
     second_learning_rate=1e-3,
     second_scratch_factor=1.0,
     batch_average=False,
@@ -185,7 +184,7 @@ _SMALL = MultiStageConfig(
 )
 
 PRESETS = {
-    "mlps": MultiStageConfig(),
+    "mlps": _PUBLISHED,
     "cam_retrain": _DEEPEST_ALONE,
     "oeem": replace(_DEEPEST_ALONE, pixel_weighting="oeem"),
     "mlps_small": _SMALL,
