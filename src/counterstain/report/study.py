@@ -4,7 +4,7 @@
     [training]                           of all variants
     [predict]                            how images are mapped to be scored
     [methods.sshr]                       preset and settings of all variants of a method
-    [[variants]]                         name, method, and what is its own: preset, settings, training
+    [[variants]]                         name, method (else the first of methods), and its own preset, settings, training
 
 Does not know: how a method learns, how scores are made.
 """
@@ -21,6 +21,7 @@ from counterstain.methods import find_method
 from counterstain.settings import build, read_toml, to_tree
 from counterstain.training import TrainSettings
 
+DEFAULT_METHOD = "sshr"
 _TOP = ("title", "reference", "training", "predict", "methods", "variants")
 _OF_METHOD = ("preset", "settings")
 _OF_VARIANT = ("name", "method", "preset", "settings", "training")
@@ -139,9 +140,10 @@ def _variant(own: Mapping[str, Any], tree: Mapping[str, Any], path: Path) -> Var
     _refuse_unknown(own, _OF_VARIANT, f"entry of a variant in {path.name}")
     if "name" not in own:
         raise InputError(f"A variant in {path} has no name. Give each one.")
-    name = own.get("method", "sshr")
+    methods = tree.get("methods", {})
+    name = own.get("method", next(iter(methods), DEFAULT_METHOD))
     method = find_method(name)
-    shared = tree.get("methods", {}).get(name, {})
+    shared = methods.get(name, {})
     preset = own.get("preset", shared.get("preset"))
     if preset is not None and preset not in method.presets:
         raise UnknownNameError("preset", preset, method.presets)
