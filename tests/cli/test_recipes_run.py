@@ -100,12 +100,6 @@ def rename_first(folder: Path, suffix: str) -> None:
     path.rename(path.with_name(f"{path.stem.split('-[')[0]}{suffix}.png"))
 
 
-def test_synthetic_patches_of_the_layout_are_taken_too(tmp_path: Path, elsewhere: Path) -> None:
-    small = ["--num-train", "4", "--num-val", "2", "--num-test", "0", "--patch-px", "32", "--num-patients", "2"]
-    assert run(["synth", "patches", str(tmp_path / "data"), "--layout", "luad_histoseg", *small]) == OK
-    assert run(["train", "--config", "luad_sshr", "--data", str(tmp_path / "data"), *TINY]) == OK
-
-
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "a label that can't be parsed": (
         lambda folder: rename_first(folder, "-[1 0 x 1]"),
