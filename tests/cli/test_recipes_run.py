@@ -188,7 +188,7 @@ def test_fewer_images_than_a_batch_holds_are_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_recipe_runs_unchanged_from_folders_to_scores(
     tmp_path: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,9 +107,9 @@ class FakeDataset:
 
 def published_folders(layout: PatchLayout) -> Iterator[Folders]:
     """Every folder name a layout is published under: names of training and validation in all pairs, images flat or not."""
-    places = {"flat and img": ("", "img"), "img": ("img", "img"), "flat": ("", "")}
+    places = (("", "img"), ("img", "img"), ("", ""))  # of images in the training split, and in the others
     for (index, train), val, (train_images, truth_images) in product(
-        enumerate(layout.train_folders), layout.val_folders, places.values()
+        enumerate(layout.train_folders), layout.val_folders, places
     ):
         test = layout.test_folders[min(index, len(layout.test_folders) - 1)]
         if {train_images, truth_images} <= set(layout.image_folders):
