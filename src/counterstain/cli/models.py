@@ -56,7 +56,7 @@ def show(
     name: Annotated[str, Parameter(help="A method, or the folder of a run.")],
     /,
     *,
-    preset: str = "paper",
+    preset: str | None = None,
     num_classes: int = 4,
     size_px: int = 224,
     json: bool = False,
@@ -65,7 +65,7 @@ def show(
 
     Args:
         name: A method, or the folder of a run.
-        preset: The settings of the method.
+        preset: The settings of the method; its published ones by default.
         num_classes: How many classes its heads have.
         size_px: Width and height of the image that operations are counted for.
         json: Answer as JSON.
@@ -213,7 +213,7 @@ def _show_imported(published: "Published", run: Path) -> None:
     log.say(f"Written to {run}, which was not trained here. Next: counterstain predict {run} SLIDE --out OUT")
 
 
-def _method(name: str, preset: str, num_classes: int, size_px: int) -> dict[str, Any]:
+def _method(name: str, preset: str | None, num_classes: int, size_px: int) -> dict[str, Any]:
     import torch
 
     from counterstain.errors import UnknownNameError
@@ -223,6 +223,7 @@ def _method(name: str, preset: str, num_classes: int, size_px: int) -> dict[str,
     from counterstain.settings import to_tree
 
     method: Any = find_method(name)
+    preset = preset or next(iter(method.presets))
     if preset not in method.presets:
         raise UnknownNameError("preset", preset, method.presets)
     config = method.presets[preset]

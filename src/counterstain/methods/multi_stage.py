@@ -145,7 +145,7 @@ class MultiStage(DenseMethod):
             with self._on_device() as device:
                 self.thresholds = choose_on_validation(data, self.input.tile_px, self._judge, device)
         join_stages(run, masks.minutes)
-        self.save(run, {"data": {**data.summary(), "digest": data.digest()}, "training": asdict(settings)})
+        self.save(run, {"data": data.provenance(), "training": asdict(settings)})
 
     def _learn_classes(self, data: "PatchDataset", patches: WeakPatches, run: Path, settings: TrainSettings) -> None:
         config, classifier = self.config, self.network.classifier
