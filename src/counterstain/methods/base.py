@@ -48,7 +48,7 @@ class Method(ABC):
     """The frozen dataclass of its settings."""
 
     presets: ClassVar[Mapping[str, Any]]
-    """Configs by name; "paper" is the published one, after the released code where the paper is silent."""
+    """Configs by name; the first is the published one, after the released code where the paper is silent."""
 
     config: Any
     classes: Classes
