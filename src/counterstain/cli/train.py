@@ -107,7 +107,8 @@ def _verb(method_name: str) -> Any:
                 that leaves no doubt.
             config: A TOML file (method, preset, and tables settings, training, data), or the name of a recipe, like
                 luad_sshr: see docs/recipes.md. Flags win over it.
-            preset: Settings by name: paper, small (see `counterstain models list`).
+            preset: Settings by name: paper, corrected or small for sshr, mlps and others for multi_stage (see `counterstain
+                models list`).
             method: Which method learns.
             mpp: Microns per pixel of the patches, where the dataset does not say.
             tile_px: Width and height of the patches as the model will see them on slides; told from the first patch.
