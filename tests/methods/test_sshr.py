@@ -37,7 +37,6 @@ CONFIG = SSHRConfig(
     weight_decay=1e-4,
     turn=True,
     fusion=(0.4, 0.2, 0.2, 0.2),
-    normalisation="softmax",
 )
 TRAINING = TrainSettings(epochs=2, batch_size=8, seed=1)
 CLASSES = Classes(("dots", "stripes"), ((1, 2, 3), (4, 5, 6)))

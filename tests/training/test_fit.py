@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,42 +69,6 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path: Path) -> No
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
     assert read_json(tmp_path / "whole" / "training.json")["epochs"] == 4
-
-
-class Watched(Regression):
-    """Keeps its weights of every step."""
-
-    def __init__(self, stop_at_step: int | None = None) -> None:
-        super().__init__(stop_at_step)
-        self.passed: list[Tensor] = []
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.passed.append(self.network[0].weight.detach().clone())
-
-
-def test_averaged_weights_are_those_of_all_steps_older_ones_counting_less(tmp_path: Path) -> None:
-    module = Watched()
-    fit(module, loader(), tmp_path, replace(SETTINGS, ema_decay=0.8))
-    assert len(module.passed) == 20
-    expected = module.passed[0]
-    for weight in module.passed[1:]:
-        expected = 0.8 * expected + 0.2 * weight
-    assert torch.allclose(module.network[0].weight, expected, atol=1e-6)
-    assert not torch.allclose(module.network[0].weight, module.passed[-1], atol=1e-4)
-
-
-@pytest.mark.parametrize("stop_at_step", [12, None])
-def test_a_stopped_run_ends_with_the_same_averages(tmp_path: Path, stop_at_step: int | None) -> None:
-    settings = replace(SETTINGS, ema_decay=0.8)
-    whole, again = Regression(), Regression()
-    fit(whole, loader(), tmp_path / "whole", settings)
-    if stop_at_step is None:  # stopped after its last checkpoint
-        fit(Regression(), loader(), tmp_path / "stopped", settings)
-    else:
-        with pytest.raises(SystemExit):
-            fit(Regression(stop_at_step), loader(), tmp_path / "stopped", settings)
-    fit(again, loader(), tmp_path / "stopped", settings)
-    assert torch.equal(again.network[0].weight, whole.network[0].weight)
 
 
 def test_training_stops_early_only_when_asked(tmp_path: Path) -> None:

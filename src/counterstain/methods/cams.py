@@ -1,14 +1,14 @@
 """From class activation maps of several scales to class probabilities of pixels.
 
-CAMs are brought to the image's size, made comparable (per-class min-max as SSHR's released inference does, or a softmax
-across classes), summed over scales with fixed weights, and restricted to the classes that the image is judged to hold.
+CAMs are brought to the image's size, made comparable by per-class min-max as SSHR's released inference does, summed over
+scales with fixed weights, and restricted to the classes that the image is judged to hold.
 
 Does not know: networks, training, tiles.
 
 B batch, C classes, h w a CAM's rows and columns, H W the image's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -63,23 +63,8 @@ def sum_min_max(cams: Sequence[Tensor], weights: Sequence[float], size: tuple[in
 
     Source: SSHR, Eq. 6 with the released code's ReLU, upsampling and per-class min-max.
     """
-    return _weighted_sum(cams, weights, lambda cam: min_max(upsample(F.relu(cam), size)))
-
-
-def sum_raw(cams: Sequence[Tensor], weights: Sequence[float], size: tuple[int, int]) -> Tensor:
-    """CAMs summed over scales as they are, so that the classes' strengths stay comparable.
-
-    Args:
-        cams: As for `sum_min_max`.
-        weights: Likewise.
-        size: Likewise.
-
-    Returns:
-        (B, C, H, W) float32, logits.
-
-    Source: ours; named as an option by later work on the same data.
-    """
-    return _weighted_sum(cams, weights, lambda cam: upsample(cam, size))
+    used = [weight * min_max(upsample(F.relu(cam), size)) for cam, weight in zip(cams, weights, strict=True) if weight]
+    return torch.stack(used).sum(dim=0)
 
 
 def share(scores_BCHW: Tensor, present_BC: Tensor) -> Tensor:
@@ -110,12 +95,3 @@ def softmax(scores_BCHW: Tensor, present_BC: Tensor) -> Tensor:
         (B, C, H, W) float32 summing to 1 over classes; absent classes are exactly 0.
     """
     return scores_BCHW.masked_fill(~present_BC[:, :, None, None], -torch.inf).softmax(dim=1)
-
-
-def _weighted_sum(cams: Sequence[Tensor], weights: Sequence[float], prepare: Callable[[Tensor], Tensor]) -> Tensor:
-    used = [weight * prepare(cam) for cam, weight in zip(cams, weights, strict=True) if weight]
-    return torch.stack(used).sum(dim=0)
-
-
-NORMALISATIONS = {"min_max": (sum_min_max, share), "softmax": (sum_raw, softmax)}
-"""How CAMs are summed into scores, and how scores become probabilities of the present classes."""

@@ -25,7 +25,7 @@ from counterstain.errors import InputError
 from counterstain.losses import image_logits, map_consistency, multilabel_soft_margin, weighted_scales
 from counterstain.methods import artefacts
 from counterstain.methods.base import DenseMethod, InputSpec
-from counterstain.methods.cams import NORMALISATIONS, present_classes
+from counterstain.methods.cams import present_classes, share, sum_min_max
 from counterstain.methods.gate import (
     check_validation,
     choose_on_validation,
@@ -77,14 +77,12 @@ class SSHRConfig:
         warmup_steps: Over which the learning rate rises, ours; 0 is none.
         gradient_clip: The largest norm of a step's gradient, ours; 0 is none.
         fusion: Weights of the four scales' CAMs, shallow to deep (released code; the paper has no numbers).
-        normalisation: "min_max" for each class and image as released; "softmax" across classes, ours.
         presence_thresholds: Above which a class is judged present, one for all or one for each; "val" chooses them on the
             validation split and stores them with the model: by mean IoU where it has masks, else by the F1 of labels.
         flip: Random flips in training, as published.
         turn: Random right-angle turns in training, ours.
         stain_sigma: Strength of random stain changes in training, ours; 0 is none.
         head_gain: Factor on the heads' first weights; the paper's heads start at 1.
-        adaptive: Whether g_s and g_c differ from place to place, by the deep features there; ours.
         consistency: Weight of the loss that holds the CAMs of two stainings of an image together, ours; 0 is none. Such
             training takes twice as long.
         consistency_sigma: Strength of the second staining's change.
@@ -115,13 +113,11 @@ class SSHRConfig:
     warmup_steps: int = 0
     gradient_clip: float = 0.0
     fusion: Four = (0.0, 0.6, 0.2, 0.2)
-    normalisation: Literal["min_max", "softmax"] = "min_max"
     presence_thresholds: float | tuple[float, ...] | Literal["val"] = "val"
     flip: bool = True
     turn: bool = False
     stain_sigma: float = 0.0
     head_gain: float = 1.0
-    adaptive: bool = False
     consistency: float = 0.0
     consistency_sigma: float = 0.2
 
@@ -207,7 +203,6 @@ class SSHR(DenseMethod):
             reduction=config.reduction,
             padding=config.padding,
             head_gain=config.head_gain,
-            adaptive=config.adaptive,
         )
         self.network: SSHRNetwork = SSHRNetwork(backbone, len(classes), settings)
         self.weights_digest: str | None = None
@@ -270,17 +265,15 @@ class SSHR(DenseMethod):
         scores_BCHW, presence_BC = self._scores(images_BCHW)
         if present_BC is None:
             present_BC = present_classes(presence_BC, torch.tensor(self.thresholds, device=presence_BC.device))
-        _, gate = NORMALISATIONS[self.config.normalisation]
-        return gate(scores_BCHW, present_BC.to(scores_BCHW.device).expand(len(scores_BCHW), -1))
+        return share(scores_BCHW, present_BC.to(scores_BCHW.device).expand(len(scores_BCHW), -1))
 
     def _scores(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Fused CAMs (B, C, H, W) and presence (B, C), before the gate."""
         self.network.eval()
         cams = self.network(enlarged(images_BCHW, self.config.scale))
-        total, _ = NORMALISATIONS[self.config.normalisation]
         presence_BC = image_logits(cams[-1].float()).sigmoid()
         height, width = images_BCHW.shape[2:]
-        return total(cams, self.config.fusion, (height, width)), presence_BC
+        return sum_min_max(cams, self.config.fusion, (height, width)), presence_BC
 
     @torch.inference_mode()
     def validation_scores(self, data: "PatchDataset") -> ValidationScores:

@@ -34,7 +34,6 @@ class SSHRNetworkSettings:
         tap_norms: Whether the second and third tap pass through the frozen norms of the published network. Nobody
             trained them: they do nothing, and are there so that names and counts are the published ones.
         head_gain: Factor on the heads' first weights; small ones start every class near a probability of a half.
-        adaptive: Whether the scales of rectification differ from place to place (ours).
     """
 
     semantic: bool = True
@@ -45,7 +44,6 @@ class SSHRNetworkSettings:
     dropout: float = 0.5
     tap_norms: bool = True
     head_gain: float = 1.0
-    adaptive: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,16 +93,7 @@ class SSHRNetwork(nn.Module):
         for head in (*self.heads, self.deep_head):
             nn.init.xavier_uniform_(head.weight, settings.head_gain)
         self.hfrm = nn.ModuleList(
-            HFRM(
-                channels,
-                deep,
-                settings.reduction,
-                kernel,
-                settings.padding,
-                settings.semantic,
-                settings.context,
-                settings.adaptive,
-            )
+            HFRM(channels, deep, settings.reduction, kernel, settings.padding, settings.semantic, settings.context)
             for channels, kernel in zip(shallow, settings.kernels, strict=True)
         )
         self.dropout = nn.Dropout2d(settings.dropout)

@@ -45,8 +45,6 @@ class TrainSettings:
         precision: "auto" takes bf16 where a GPU has it, else fp16 on a GPU, else fp32; bf16 on a CPU is slower than fp32.
         devices: How many GPUs (or CPU processes) train side by side.
         patience: Epochs without a lower validation loss after which training stops; None trains to the end.
-        ema_decay: Weights are averaged over steps, older ones counting this much less with each step, and the averages
-            kept: 0.999 for long runs; None keeps the last weights.
 
     Raises:
         InputError: When a number is below 1.
@@ -59,11 +57,8 @@ class TrainSettings:
     precision: Literal["auto", "32", "16", "bf16"] = "auto"
     devices: int = 1
     patience: int | None = None
-    ema_decay: float | None = None
 
     def __post_init__(self) -> None:
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise InputError(f"Setting 'ema_decay' was given as {self.ema_decay}; it must lie between 0 and 1.")
         for name in ("epochs", "batch_size", "devices", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -133,9 +128,6 @@ def fit(
             limit_val_batches=1.0 if val_loader is not None else 0,
         )
         trainer.fit(module, train_loader, val_loader, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
-    if settings.ema_decay is not None:
-        # Lightning leaves the last weights in place where a resumed run has no epoch left to train.
-        module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
     return resumed
 
 
@@ -185,7 +177,7 @@ def _quiet() -> Iterator[None]:
 
 def _callbacks(run: Path, settings: TrainSettings, counter: log.Counter) -> "list[Callback]":
     from lightning.pytorch import Callback
-    from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
+    from lightning.pytorch.callbacks import EarlyStopping
 
     class Keeper(Callback):
         """Seeds each step, keeps the loss curve, saves after each epoch."""
@@ -223,8 +215,6 @@ def _callbacks(run: Path, settings: TrainSettings, counter: log.Counter) -> "lis
             self._losses = []
 
     callbacks: list[Callback] = [Keeper()]
-    if settings.ema_decay is not None:
-        callbacks.insert(0, EMAWeightAveraging(decay=settings.ema_decay))
     if settings.patience is not None:
         callbacks.insert(0, EarlyStopping("val_loss", patience=settings.patience, mode="min"))
     return callbacks
