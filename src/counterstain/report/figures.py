@@ -16,7 +16,7 @@ _BLUE, _GREY = "#2b6ca3", "#7a7a7a"
 
 
 def draw_comparison(rows: "tuple[Row, ...]", study: "Study", split: str, path: Path) -> None:
-    """A line for each variant: its mean IoU with the interval over patients, and a tick for each seed; the reference is grey.
+    """A line for each variant, grey for the reference: its mean IoU with the interval over patients, a tick for each seed.
 
     Args:
         rows: In the order of the table.
