@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,14 @@ import pytest
 from PIL import Image
 
 from counterstain.data import PatchDataset
-from counterstain.errors import DivergedError, InputError
+from counterstain.errors import DivergedError, ExistingOutputError, InputError, WeightsError
 from counterstain.files import read_json
 from counterstain.methods.sshr import PRESETS
-from counterstain.metrics import mean_iou
-from counterstain.report.compare import CompareSettings, Scored, compare, table
+from counterstain.metrics import BootstrapSettings, mean_iou
+from counterstain.report import kept
+from counterstain.report.compare import CompareSettings, Comparison, compare
+from counterstain.report.comparison import Rules, row_of
+from counterstain.report.kept import Scored
 from counterstain.report.study import Study, Variant
 from counterstain.training import TrainSettings
 
@@ -22,18 +26,18 @@ TRAINING = TrainSettings(epochs=2, batch_size=8)
 PLAIN = Variant("plain", "sshr", replace(PRESETS["small"], semantic=False, context=False), TRAINING)
 BOTH = Variant("both", "sshr", PRESETS["small"], TRAINING)
 STUDY = Study("quick", "Two textures", "plain", (PLAIN, BOTH))
+RULES = Rules("exclude_background", BootstrapSettings(num=50))
+Done = tuple[Comparison, Path]
 
 
 @pytest.fixture(scope="module")
-def compared(textures: PatchDataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+def compared(textures: PatchDataset, tmp_path_factory: pytest.TempPathFactory) -> Done:
     out = tmp_path_factory.mktemp("study")
-    tree, _ = compare(STUDY, textures, out, CompareSettings(seeds=(0, 1)))
-    return tree, out
+    return compare(STUDY, textures, out, CompareSettings(seeds=(0, 1))), out
 
 
-def test_each_variant_has_its_mean_spread_interval_and_difference(compared: tuple[dict[str, Any], Path]) -> None:
-    tree, _ = compared
-    plain, both = tree["rows"]
+def test_each_variant_has_its_mean_spread_interval_and_difference(compared: Done) -> None:
+    plain, both = compared[0].tree["rows"]
     for row in (plain, both):
         assert row["seeds"] == [0, 1]
         assert row["mean_iou"]["estimate"] == pytest.approx(np.mean(row["mean_iou_by_seed"]))
@@ -41,22 +45,32 @@ def test_each_variant_has_its_mean_spread_interval_and_difference(compared: tupl
         assert row["mean_iou"]["low"] <= row["mean_iou"]["estimate"] <= row["mean_iou"]["high"]
         assert row["minutes"]["total"] > 0
     assert plain["gain_over_reference"] is None
-    gain = both["mean_iou"]["estimate"] - plain["mean_iou"]["estimate"]
-    assert both["gain_over_reference"]["estimate"] == pytest.approx(gain)
+    gains = np.subtract(both["mean_iou_by_seed"], plain["mean_iou_by_seed"])
+    assert both["gain_by_seed"] == pytest.approx(list(gains))
+    assert both["gain_over_reference"]["estimate"] == pytest.approx(gains.mean())
 
 
-def test_scores_are_those_of_the_runs_and_of_their_seeds(compared: tuple[dict[str, Any], Path]) -> None:
-    tree, out = compared
-    for row, folder in zip(tree["rows"], ("plain", "both"), strict=True):
+def test_scores_are_those_of_the_runs_and_of_their_seeds(compared: Done) -> None:
+    found, out = compared
+    for row, folder in zip(found.tree["rows"], ("plain", "both"), strict=True):
         for seed, score in zip(row["seeds"], row["mean_iou_by_seed"], strict=True):
-            run = out / folder / f"seed_{seed}"
-            assert read_json(run / "metrics_val.json")["scores"]["mean_iou"] == pytest.approx(score)
-            with np.load(run / "scores_val.npz") as arrays:
+            (path,) = (out / folder / f"seed_{seed}" / "compare").glob("val_*.npz")
+            with np.load(path) as arrays:
                 assert float(mean_iou(arrays["confusions"].sum(0))) == pytest.approx(score)
 
 
-def test_table_and_plot_are_written(compared: tuple[dict[str, Any], Path]) -> None:
-    tree, out = compared
+def test_the_report_says_how_it_was_made(compared: Done) -> None:
+    tree = compared[0].tree
+    run = tree["variants"]["both"]["runs"]["1"]
+    assert run["protocol"]["gate"] == "predicted"
+    assert run["model_digest"] != tree["variants"]["both"]["runs"]["0"]["model_digest"]
+    assert "seed" not in tree["variants"]["both"]["training"]
+    assert tree["baseline"]["class"] in ("dots", "stripes")
+    assert tree["notes"] == []
+
+
+def test_table_and_plot_are_written(compared: Done) -> None:
+    found, out = compared
     with (out / "quick_val.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["variant"], row["seed"]) for row in rows] == [
@@ -65,59 +79,120 @@ def test_table_and_plot_are_written(compared: tuple[dict[str, Any], Path]) -> No
         ("both", "0"),
         ("both", "1"),
     ]
-    assert [float(row["mean_iou"]) for row in rows] == [
-        score for row in tree["rows"] for score in row["mean_iou_by_seed"]
-    ]
-    assert (out / "quick_val.md").read_text(encoding="utf-8").count("\n") == 4
-    pixels = np.asarray(Image.open(out / "quick_val.png"))
-    assert len(np.unique(pixels[..., :3].reshape(-1, 3), axis=0)) > 3
+    scores = [score for row in found.tree["rows"] for score in row["mean_iou_by_seed"]]
+    assert [float(row["mean_iou"]) for row in rows] == pytest.approx(scores)
+    lines = (out / "quick_val.md").read_text(encoding="utf-8").splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| plain", "| both", f"| {found.lines[-1][0]}"]
+    pixels = np.asarray(Image.open(out / "quick_val.png").convert("RGB")).reshape(-1, 3)
+    blue, grey = (pixels == (43, 108, 163)).all(1), (pixels == (122, 122, 122)).all(1)
+    assert blue.sum() > 100  # the variant's dots, left and right
+    assert grey.sum() > 50  # the reference's
 
 
-def test_a_second_execution_trains_and_scores_nothing_again(
-    textures: PatchDataset, compared: tuple[dict[str, Any], Path]
-) -> None:
-    tree, out = compared
-    files = sorted(out.glob("*/*/model.safetensors")) + sorted(out.glob("*/*/scores_val.npz"))
+def test_a_second_execution_trains_and_scores_nothing_again(textures: PatchDataset, compared: Done) -> None:
+    found, out = compared
+    files = [*sorted(out.glob("*/*/model.safetensors")), *sorted(out.glob("*/*/compare/*.npz"))]
+    assert len(files) == 8
     before = [path.stat().st_mtime_ns for path in files]
-    again, _ = compare(STUDY, textures, out, CompareSettings(seeds=(0, 1)))
+    again = compare(STUDY, textures, out, CompareSettings(seeds=(0, 1), bootstrap=BootstrapSettings(num=50)))
     assert [path.stat().st_mtime_ns for path in files] == before
-    assert again == tree
+    assert [row.by_seed for row in again.rows] == [row.by_seed for row in found.rows]
 
 
-def test_scores_of_another_way_of_mapping_are_not_reused(
-    textures: PatchDataset, compared: tuple[dict[str, Any], Path]
-) -> None:
-    tree, out = compared
+def test_scores_of_another_way_of_mapping_stand_beside(textures: PatchDataset, compared: Done, tmp_path: Path) -> None:
+    found, out = compared
+    copytree(out, tmp_path / "out")
     flipped = replace(STUDY, name="flipped", predict=replace(STUDY.predict, tta="hv3"))
-    other, _ = compare(flipped, textures, out, CompareSettings(seeds=(0,)))
-    assert other["predict"]["tta"] == "hv3"
-    assert other["rows"][0]["mean_iou_by_seed"] != tree["rows"][0]["mean_iou_by_seed"][:1]
+    other = compare(flipped, textures, tmp_path / "out", CompareSettings(seeds=(0,)))
+    assert other.tree["predict"]["tta"] == "hv3"
+    assert other.rows[0].by_seed[0] != found.rows[0].by_seed[0]
+    assert len(list((tmp_path / "out" / "plain" / "seed_0" / "compare").glob("*.npz"))) == 2
 
 
-def test_a_run_that_diverges_ends_nothing_and_is_told(textures: PatchDataset, tmp_path: Path) -> None:
+def test_the_test_split_is_opened_once_and_a_killed_scoring_goes_on(
+    textures: PatchDataset, compared: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copytree(compared[1], tmp_path / "out")
+    data = replace(textures, test=tuple(replace(record, patient=f"t{record.patient}") for record in textures.val))
+    # another test split is other data: trained runs are stale, so these are trained for it
+    out, settings = tmp_path / "fresh", CompareSettings(seeds=(0,), split="test")
+
+    def killed(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "evaluate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            compare(STUDY, data, out, settings)
+    assert len(read_json(out / "plain" / "seed_0" / "test_opened.json")) == 1
+    found = compare(STUDY, data, out, settings)
+    assert len(found.tree["variants"]["plain"]["runs"]["0"]["test_openings"]) == 1
+    compare(STUDY, data, out, settings)  # kept scores are no further look
+    assert len(read_json(out / "plain" / "seed_0" / "test_opened.json")) == 1
+    flipped = replace(STUDY, predict=replace(STUDY.predict, tta="hv3"))
+    with pytest.raises(ExistingOutputError, match="opened"):
+        compare(flipped, data, out, settings)
+    again = compare(flipped, data, out, replace(settings, again=True))
+    assert len(again.tree["variants"]["plain"]["runs"]["0"]["test_openings"]) == 2
+
+
+def test_what_would_fail_later_is_refused_before_any_training(textures: PatchDataset, tmp_path: Path) -> None:
+    one_patient = replace(textures, val=tuple(replace(record, patient="p") for record in textures.val))
+    unmasked = replace(textures, val=tuple(replace(record, mask=None) for record in textures.val))
+    misfit = tmp_path / "weights.npz"
+    np.savez(misfit, stem=np.zeros(3))
+    wrong = Variant("wrong", "sshr", replace(PRESETS["small"], weights=misfit), TRAINING)
+    for study, data, error, told in (
+        (STUDY, one_patient, InputError, "one patient"),
+        (STUDY, unmasked, InputError, "no mask"),
+        (replace(STUDY, variants=(PLAIN, wrong)), textures, WeightsError, "stem"),
+    ):
+        with pytest.raises(error, match=told):
+            compare(study, data, tmp_path / "out", CompareSettings(seeds=(0,)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_diverges_ends_nothing_is_told_and_not_tried_again(
+    textures: PatchDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     wild = Variant("wild", "sshr", replace(PRESETS["small"], learning_rate=1e12, gradient_clip=0.0), TRAINING)
     study = Study("wild", "One diverges", "plain", (PLAIN, wild))
-    tree, rows = compare(study, textures, tmp_path, CompareSettings(seeds=(0,)))
-    assert [row.name for row in rows] == ["plain"]
-    assert tree["diverged"] == {"plain": [], "wild": [0]}
-    with pytest.raises(DivergedError):
-        compare(replace(study, reference="wild"), textures, tmp_path, CompareSettings(seeds=(0,)))
+    found = compare(study, textures, tmp_path, CompareSettings(seeds=(0,)))
+    assert [(row.name, row.diverged) for row in found.rows] == [("plain", ()), ("wild", (0,))]
+    assert found.lines[2] == ["wild", "0 (1 diverged)", "-", "-", "-", "-", "-"]
+    capsys.readouterr()
+    without = compare(replace(study, reference="wild"), textures, tmp_path, CompareSettings(seeds=(0,)))
+    assert "It diverged before" in capsys.readouterr().err
+    assert without.rows[0].gain is None
+    with pytest.raises(DivergedError, match="Every run"):
+        compare(Study("wild", "", "wild", (wild,)), textures, tmp_path, CompareSettings(seeds=(0,)))
 
 
-def test_seeds_are_one_or_more_each_once() -> None:
+def test_seeds_are_one_or_more_each_once_and_training_patches_are_no_test() -> None:
     for seeds in ((), (1, 1)):
         with pytest.raises(InputError, match="each once"):
             CompareSettings(seeds=seeds)
+    with pytest.raises(InputError, match="val or test"):
+        CompareSettings(split="train")  # type: ignore[arg-type]
+
+
+def scored(hits: int, absent: bool = False) -> Scored:
+    second = 0 if absent else 10
+    counts = np.array([[[hits, 10 - hits if not absent else 0, 0], [0, second, 0], [0, 0, 0]]] * 3)
+    return Scored(counts, ("a", "b", "c"), {"total": 1.0}, "digest", {"notes": []})
 
 
 def test_differences_are_taken_over_the_seeds_that_both_have() -> None:
-    def scored(hits: int) -> Scored:
-        counts = np.array([[[hits, 10 - hits, 0], [0, 10, 0], [0, 0, 0]]] * 3)
-        return Scored(counts, ("a", "b", "c"), {"total": 1.0})
+    plain, both = {0: scored(2), 1: scored(4)}, {1: scored(8)}
+    row = row_of("both", both, [0], plain, RULES)
+    expected = float(mean_iou(both[1].confusions_NKK.sum(0)) - mean_iou(plain[1].confusions_NKK.sum(0)))
+    assert row.gain is not None
+    assert row.gain.estimate == pytest.approx(expected)
+    assert (row.gain_by_seed, row.diverged) == ((pytest.approx(expected),), (0,))
 
-    found = {"plain": {0: scored(2), 1: scored(4)}, "both": {1: scored(8)}}
-    _, both = table(STUDY, found, {"plain": [], "both": [0]}, CompareSettings(seeds=(0, 1)))
-    expected = mean_iou(found["both"][1].confusions_NKK.sum(0)) - mean_iou(found["plain"][1].confusions_NKK.sum(0))
-    assert both.gain is not None
-    assert both.gain.estimate == pytest.approx(float(expected))
-    assert both.diverged == (0,)
+
+def test_a_class_that_occurs_nowhere_in_a_seed_is_left_out_of_its_mean() -> None:
+    row = row_of("one", {0: scored(5, absent=True), 1: scored(5)}, [], None, RULES)
+    assert row.class_iou[1] == pytest.approx(10 / 15)
+    nowhere = row_of("one", {0: scored(5, absent=True)}, [], None, RULES)
+    assert np.isnan(nowhere.class_iou[1])

@@ -47,6 +47,11 @@ def test_a_variant_s_own_settings_win_over_its_method_s_and_these_over_the_prese
         ('name = "both, longer"', 'name = "plain"', InputError, "a name of its own"),
         ('name = "plain"\n', "", InputError, "has no name"),
         ("epochs = 3", "epochs = 0", InputError, "'epochs'"),
+        ("epochs = 3", "seed = 3", InputError, "--seeds"),
+        ('name = "plain"', 'name = "+"', InputError, "a letter or a digit"),
+        ('name = "plain"', "name = 3", InputError, "a text was expected"),
+        ("settings = { semantic = false, context = false }", "settings = 3", InputError, "a table was expected"),
+        ('[methods.sshr]\npreset = "small"', "[methods]\nmulti_stage = 3\n[methods.sshr]", InputError, "a table was"),
     ],
 )
 def test_what_a_study_can_t_mean_is_refused(
@@ -59,7 +64,9 @@ def test_what_a_study_can_t_mean_is_refused(
 
 def test_a_study_can_be_narrowed_and_keeps_its_reference(tmp_path: Path) -> None:
     study = read_study(written(tmp_path, SMALL))
-    assert [one.name for one in study.only(("both, longer",)).variants] == ["plain", "both, longer"]
+    part = study.only(("both, longer",))
+    assert [one.name for one in part.variants] == ["plain", "both, longer"]
+    assert part.name == "study_part"  # the whole study's table is not replaced
     assert [one.name for one in study.only(("plain",)).variants] == ["plain"]
     with pytest.raises(UnknownNameError, match="both, longer"):
         study.only(("both",))
@@ -68,7 +75,7 @@ def test_a_study_can_be_narrowed_and_keeps_its_reference(tmp_path: Path) -> None
 def test_files_that_lie_elsewhere_are_put_into_every_variant_that_takes_them(tmp_path: Path) -> None:
     study = read_study(written(tmp_path, SMALL)).with_settings({"weights": tmp_path / "w.npz"})
     assert {one.config.weights for one in study.variants} == {tmp_path / "w.npz"}
-    with pytest.raises(InputError, match="second_weights"):
+    with pytest.raises(InputError, match="--second-weights"):
         study.with_settings({"second_weights": tmp_path / "w.npz"})
 
 

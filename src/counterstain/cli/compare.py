@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from counterstain import log
-from counterstain.cli import OK
+from counterstain.cli import OK, SOME_FAILED
 
 _SEVERAL = Parameter(consume_multiple=True, negative_iterable="")
 
@@ -38,7 +38,7 @@ def compare(
     Args:
         out: The folder of all runs, and of the table and the plot.
         data: The dataset's folder.
-        study: A TOML file, or the name of one that comes with the package.
+        study: A TOML file, or the name of one that comes with the package: docs/compare.md lists them.
         layout: How the dataset is laid out, where that is in doubt.
         mpp: Microns per pixel of the patches, where the dataset does not say.
         seeds: Of every variant's training.
@@ -52,7 +52,7 @@ def compare(
     from counterstain.cli.inputs import check_resolution
     from counterstain.data import open_patches
     from counterstain.recipes.studies import study_file
-    from counterstain.report.compare import COLUMNS, CompareSettings, cells
+    from counterstain.report.compare import CompareSettings
     from counterstain.report.compare import compare as run
     from counterstain.report.study import read_study
 
@@ -62,11 +62,14 @@ def compare(
         chosen = chosen.only(only)
     files: dict[str, Any] = {"weights": weights, "second_weights": second_weights}
     chosen = chosen.with_settings({name: file for name, file in files.items() if file is not None})
-    dataset = open_patches(data, layout, mpp=mpp)
-    tree, rows = run(chosen, dataset, out, CompareSettings(tuple(seeds), split, again))
+    dataset = open_patches(data, layout)
+    found = run(chosen, dataset, out, CompareSettings(tuple(seeds), split, again, mpp))
     if json:
-        log.emit_json(tree)
-        return OK
-    log.emit_table(f"{chosen.title}, {split} split", COLUMNS, [cells(row) for row in rows])
-    log.say(f"Written: {out / f'{chosen.name}_{split}'}.json, .csv, .md and .png")
-    return OK
+        log.emit_json(found.tree)
+    else:
+        heads, *lines = found.lines
+        log.emit_table(f"{chosen.title}, {split} split", heads, lines)
+        for note in found.tree["notes"]:
+            log.say(f"Note: {note}")
+        log.say(f"Written: {out / f'{chosen.name}_{split}'}.json, .csv, .md and .png")
+    return SOME_FAILED if any(row.diverged for row in found.rows) else OK

@@ -6,7 +6,6 @@ Whatever can be found wrong is found before the run folder is made.
 Does not know: how a method learns.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +19,6 @@ from counterstain.errors import InputError, StaleResultError, UnknownNameError
 
 if TYPE_CHECKING:
     from counterstain.data import PatchDataset
-    from counterstain.methods import Method
 
 DEFAULT_METHOD = "sshr"
 RUNS = Path("runs")
@@ -29,15 +27,6 @@ RUNS = Path("runs")
 _ENTRIES = {"method": str, "preset": str, "settings": dict, "training": dict, "data": dict}
 _OF_DATA = {"folder": str, "layout": str, "mpp": (int, float), "tile_px": int, "name": str, "digest": str}
 _EXPECTED = {str: "a text", dict: "a table", int: "a whole number", (int, float): "a number"}
-
-_FITTING = {
-    "wide_resnet38": "ilsvrc-cls_rna-a1_cls1000_ep-0001.params or res38_cls.pth",
-    "mobilenet_v2": "a folded .npz, or mobilenet_v2-*.pth with batch norm",
-    "resnet18": "resnet18-*.pth",
-    "resnet50": "resnet50-*.pth",
-    "resnet101": "resnet101-*.pth",
-}
-"""Published files of pretrained weights by backbone; docs/models.md says more."""
 
 
 def train_app(arguments: list[str]) -> App:
@@ -195,6 +184,7 @@ class _Job:
 def _train(job: _Job, json: bool) -> int:
     from counterstain.files import read_json
     from counterstain.methods import find_method
+    from counterstain.methods.starting import refuse_small_images
     from counterstain.settings import build, to_tree
     from counterstain.training import TrainSettings
 
@@ -211,7 +201,7 @@ def _train(job: _Job, json: bool) -> int:
         )
     tile_px = _tile_px(job, data)
     method = method_type.create(config, data, tile_px=tile_px, seed=training.seed)
-    _refuse_small_images(method)
+    refuse_small_images(method)
     _say_notes(config, data)
     log.say(f"Training {job.method} on {num_images} patches of {data.name}; the run goes to {job.run}.")
     method.fit(data, job.run, training)
@@ -268,32 +258,11 @@ def _tile_px(job: _Job, data: "PatchDataset") -> int:
     return tile_px
 
 
-def _refuse_small_images(method: "Method") -> None:
-    """Refuses images of which the deepest features see one place alone: a map of one cell says nothing of where."""
-    from counterstain.models.backbones import Backbone
-
-    backbone = getattr(method.network, "backbone", None)
-    if not isinstance(backbone, Backbone):
-        return
-    stride, scale, tile_px = backbone.strides[-1], getattr(method.config, "scale", 1.0), method.input.tile_px
-    if math.ceil(tile_px * scale / stride) < 2:
-        raise InputError(
-            f"Training images of {tile_px} px were given, and the deepest features of {method.config.backbone} have one "
-            f"cell for {stride} px: nothing could be found in them. Give images of more than {stride / scale:g} px."
-        )
-
-
 def _say_notes(config: Any, data: "PatchDataset") -> None:
-    for note in data.notes:
+    from counterstain.methods.starting import weights_notes
+
+    for note in (*data.notes, *weights_notes(config)):
         log.say(f"Note: {note}")
-    for stage in ("", "second_"):
-        name, weights = getattr(config, f"{stage}backbone", None), getattr(config, f"{stage}weights", None)
-        if name in _FITTING and weights is None:
-            flag = f"--{stage}weights".replace("_", "-")
-            log.say(
-                f"Note: {name} was given no pretrained weights and starts at random. Published figures need ImageNet's: "
-                f"pass {flag} FILE ({_FITTING[name]}; docs/models.md)."
-            )
 
 
 def _preset(method_type: Any, name: str | None) -> dict[str, Any]:

@@ -1,43 +1,42 @@
 """`compare`: a study and a dataset in; every variant trained and scored with every seed; one table and one plot out.
 
-    OUT/<variant>/seed_<n>/              a run as `train` makes it, gone on with where it stopped
-    OUT/<variant>/seed_<n>/scores_val.*  its confusions, one for each image, kept while model and settings stay the same
-    OUT/<study>_val.{json,csv,md,png}    means over seeds, their spread, intervals over patients, paired differences
+    OUT/<variant>/seed_<n>/              a run as `train` makes it, gone on with where it stopped, with its scores
+    OUT/<study>_<split>.{json,csv,md,png}
 
-What is compared differs in what the study says alone: images, labels, seeds and scoring are the same.
+What can be found wrong is found before the first training. A run whose loss diverges is noted and the others go on.
 
 Does not know: what a variant changes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Literal
 
 from counterstain import log
 from counterstain.data import PatchDataset, image_size
-from counterstain.errors import DivergedError, InputError
-from counterstain.files import atomic, read_json, settings_hash, write_json
-from counterstain.methods import DenseMethod, find_method, load_dense_method, model_digest
-from counterstain.metrics import (
-    BootstrapSettings,
-    Interval,
-    bootstrap,
-    bootstrap_difference,
-    majority_baseline,
-    mean_dice,
-    mean_iou,
+from counterstain.errors import DivergedError, InputError, listed
+from counterstain.files import read_json, settings_hash, write_json
+from counterstain.methods import find_method
+from counterstain.methods.starting import refuse_small_images, weights_notes
+from counterstain.metrics import BootstrapSettings, majority_baseline
+from counterstain.report.comparison import (
+    Row,
+    Rules,
+    baseline_cells,
+    cells,
+    columns,
+    row_json,
+    row_of,
+    write_tables,
 )
-from counterstain.metrics.segmentation import class_iou
-from counterstain.report.evaluation import EvaluateSettings, evaluate
-from counterstain.report.opened import open_test_split
+from counterstain.report.evaluation import EvaluateSettings, majority_of
+from counterstain.report.figures import draw_comparison
+from counterstain.report.kept import Scored, Scoring, scores_of
 from counterstain.report.study import Study, Variant
 from counterstain.settings import to_tree
 
-Counts = npt.NDArray[np.int64]
+_SPLITS = ("val", "test")
 
 
 @dataclass(frozen=True)
@@ -48,304 +47,192 @@ class CompareSettings:
         seeds: Of every variant's training.
         split: What is scored: "val" or "test".
         again: Whether test splits that were opened for a run are opened once more.
+        mpp: um/px of the patches, where the dataset does not say.
         evaluate: How maps are scored.
         bootstrap: How intervals are made.
 
     Raises:
-        InputError: When there is no seed, or one twice.
+        InputError: When there is no seed, one twice, or no such split.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    split: str = "val"
+    split: Literal["val", "test"] = "val"
     again: bool = False
+    mpp: float | None = None
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"Seeds {self.seeds} were given; one or more, each once, were expected.")
+        if self.split not in _SPLITS:
+            raise InputError(
+                f"Split {self.split!r} was given; val or test was expected: what is trained on is no test."
+            )
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What came of one run.
+class Comparison:
+    """What came of a study.
 
     Args:
-        confusions_NKK: Of each image.
-        patients: Of each image.
-        minutes: Of its training, in all and by stage where it has stages.
+        rows: In the study's order.
+        lines: The table as people read it, heads first, what one class everywhere scores last.
+        tree: What `OUT/<study>_<split>.json` holds.
     """
 
-    confusions_NKK: Counts
-    patients: tuple[str, ...]
-    minutes: dict[str, float]
+    rows: tuple[Row, ...]
+    lines: tuple[list[str], ...]
+    tree: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A variant's line in the table; IoU and Dice are fractions.
-
-    Args:
-        name: Of the variant.
-        seeds: That ended well.
-        diverged: Seeds whose loss became no number.
-        mean_iou: The mean over seeds, with its interval over patients.
-        std: Of the mean IoU over seeds; None with one.
-        by_seed: Mean IoU of each seed.
-        mean_dice: The mean over seeds.
-        class_iou: Of each class, likewise.
-        gain: Over the reference's, paired by patient, mean over seeds; None for the reference itself.
-        minutes: Of training, mean over seeds, in all and by stage.
-    """
-
-    name: str
-    seeds: tuple[int, ...]
-    diverged: tuple[int, ...]
-    mean_iou: Interval
-    std: float | None
-    by_seed: tuple[float, ...]
-    mean_dice: float
-    class_iou: tuple[float, ...]
-    gain: Interval | None
-    minutes: dict[str, float]
-
-
-def compare(
-    study: Study, data: PatchDataset, out: Path, settings: CompareSettings
-) -> tuple[dict[str, Any], tuple[Row, ...]]:
-    """Trains and scores what is missing, and writes table and plot.
+def compare(study: Study, data: PatchDataset, out: Path, settings: CompareSettings) -> Comparison:
+    """Trains and scores what is missing, and writes table and plot after each seed.
 
     Args:
         study: What is compared.
-        data: With masks for the scored split.
+        data: With masks for the scored split, opened as the dataset says of itself.
         out: The folder of the study's runs; killed and called again, it goes on.
         settings: Seeds, split, scoring.
 
-    Returns:
-        What `OUT/<study>_<split>.json` holds, and the rows of its table.
-
     Raises:
-        InputError: When the split can't be scored.
-        DivergedError: When every seed of the reference diverged.
+        InputError: When the split can't be scored, or a variant can't be built for the data.
+        WeightsError: When pretrained weights don't fit.
+        DivergedError: When every run diverged.
         StaleResultError: When a run folder holds a run of other settings or data.
-        ExistingOutputError: When the test split was opened before for a run whose scores are gone.
+        ExistingOutputError: When the test split was opened for a run before.
     """
-    from counterstain.report.figures import draw_comparison
-
+    trained_on = data if settings.mpp is None else replace(data, mpp=settings.mpp)
+    _check(study, trained_on, settings)
+    scoring = Scoring(settings.split, study.predict, settings.evaluate, settings.again)
     scored: dict[str, dict[int, Scored]] = {variant.name: {} for variant in study.variants}
     diverged: dict[str, list[int]] = {variant.name: [] for variant in study.variants}
-    todo = [(seed, variant) for seed in settings.seeds for variant in study.variants]
-    for number, (seed, variant) in enumerate(todo, 1):
-        log.say(f"Run {number} of {len(todo)}: {variant.name}, seed {seed}")
-        run = out / variant.folder / f"seed_{seed}"
-        try:
-            scored[variant.name][seed] = _scored(variant, seed, data, run, study, settings)
-        except DivergedError as error:
-            log.say(str(error))
-            diverged[variant.name].append(seed)
-    rows = table(study, scored, diverged, settings)
-    tree = {**_tree(study, data, rows, scored, settings), "diverged": diverged}
-    name = f"{study.name}_{settings.split}"
-    write_json(out / f"{name}.json", tree)
-    _write_tables(out / name, rows, data.classes.names)
-    draw_comparison(rows, study, settings.split, out / f"{name}.png")
-    return tree, rows
+    total, number, found = len(settings.seeds) * len(study.variants), 0, None
+    for seed in settings.seeds:
+        for variant in study.variants:
+            number += 1
+            log.say(f"Run {number} of {total}: {variant.name}, seed {seed}")
+            run = out / variant.folder / f"seed_{seed}"
+            if _train(variant, seed, trained_on, run):
+                scored[variant.name][seed] = scores_of(run, data, scoring)
+            else:
+                diverged[variant.name].append(seed)
+        if any(scored.values()):
+            found = _summed_up(study, data, scored, diverged, settings)
+            _write(found, study, settings, out)
+    if found is None:
+        raise DivergedError(f"Every run of study {study.name!r} diverged. Lower its learning rates.")
+    return found
 
 
-def _scored(
-    variant: Variant, seed: int, data: PatchDataset, run: Path, study: Study, settings: CompareSettings
-) -> Scored:
-    training = replace(variant.training, seed=seed)
+def _check(study: Study, data: PatchDataset, settings: CompareSettings) -> None:
+    """Refuses before hours of training what would fail after them."""
+    records = data.split(settings.split)
+    unmasked = [str(record.image) for record in records if record.mask is None]
+    if unmasked:
+        raise InputError(listed(f"Images of the {settings.split} split have no mask to score against:", unmasked))
+    patients = {record.patient for record in records}
+    if len(patients) < 2:
+        raise InputError(
+            f"The {settings.split} split has images of one patient, {min(patients)!r}; an interval over patients wants "
+            "two. Split otherwise, or score single runs with `evaluate`."
+        )
+    tile_px = _tile_px(data)
+    for variant in study.variants:
+        refuse_small_images(find_method(variant.method).create(variant.config, data, tile_px=tile_px, seed=0))
+    for note in dict.fromkeys(note for variant in study.variants for note in weights_notes(variant.config)):
+        log.say(f"Note: {note}")
+
+
+def _tile_px(data: PatchDataset) -> int:
     first = image_size(data.split("train")[0].image)
-    method = find_method(variant.method).create(variant.config, data, tile_px=min(first.width, first.height), seed=seed)
-    method.fit(data, run, training)
-    dense = load_dense_method(run)
-    key = settings_hash(model_digest(run), data.digest(), study.predict.that_matter(), settings.evaluate)
-    return _kept(run, key, settings) or _score(dense, data, run, key, study, settings)
+    return min(first.width, first.height)
 
 
-def _kept(run: Path, key: str, settings: CompareSettings) -> Scored | None:
-    """Scores of the same model and settings from an earlier execution."""
-    path = run / f"scores_{settings.split}.npz"
-    if not path.exists():
-        return None
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        if str(arrays["key"]) != key:
-            return None
-        patients = tuple(str(one) for one in arrays["patients"])
-        return Scored(arrays["confusions"], patients, _minutes(run))
+def _train(variant: Variant, seed: int, data: PatchDataset, run: Path) -> bool:
+    """Trains a run to the end, or goes on with it; whether its loss stayed a number, this time or before."""
+    training = replace(variant.training, seed=seed)
+    note, what = run / "diverged.json", settings_hash(variant.method, variant.config, training, data.digest())
+    if note.exists() and read_json(note)["of"] == what:
+        log.say("It diverged before.")
+        return False
+    method = find_method(variant.method).create(variant.config, data, tile_px=_tile_px(data), seed=seed)
+    try:
+        method.fit(data, run, training)
+    except DivergedError as error:
+        log.say(str(error))
+        write_json(note, {"of": what, "message": str(error)})
+        return False
+    return True
 
 
-def _score(
-    dense: DenseMethod, data: PatchDataset, run: Path, key: str, study: Study, settings: CompareSettings
-) -> Scored:
-    if settings.split == "test":
-        open_test_split(run, data.digest(), settings.again)
-    found = evaluate(dense, data, settings.split, study.predict, settings.evaluate)
-    with atomic(run / f"scores_{settings.split}.npz") as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, key=np.array(key), confusions=found.confusions_NKK, patients=np.array(found.patients))
-    write_json(run / f"metrics_{settings.split}.json", found.to_json())
-    return Scored(found.confusions_NKK, found.patients, _minutes(run))
-
-
-def _minutes(run: Path) -> dict[str, float]:
-    note = read_json(run / "training.json")
-    return {"total": note["minutes"], **note.get("stages", {})}
-
-
-def table(
+def _summed_up(
     study: Study,
+    data: PatchDataset,
     scored: dict[str, dict[int, Scored]],
     diverged: dict[str, list[int]],
     settings: CompareSettings,
-) -> tuple[Row, ...]:
-    """One row for each variant that has a score; differences are taken over the seeds that both have.
-
-    Raises:
-        DivergedError: When the reference has no score.
-    """
+) -> Comparison:
+    rules = Rules(settings.evaluate.protocol, settings.bootstrap)
     reference = scored[study.reference]
-    if not reference:
-        raise DivergedError(
-            f"Every seed of the reference {study.reference!r} diverged; nothing can be compared with it. Lower its "
-            "learning rate."
-        )
-    rows = []
-    for variant in study.variants:
-        own = scored[variant.name]
-        if own:
-            gain = None if variant.name == study.reference else _gain(own, reference, settings)
-            rows.append(_row(variant.name, own, tuple(diverged[variant.name]), gain, settings))
-    return tuple(rows)
-
-
-def _stacked(runs: dict[int, Scored], seeds: Sequence[int]) -> Counts:
-    """(N, seeds, K, K)."""
-    return np.stack([runs[seed].confusions_NKK for seed in seeds], axis=1)
-
-
-def _row(
-    name: str, runs: dict[int, Scored], diverged: tuple[int, ...], gain: Interval | None, settings: CompareSettings
-) -> Row:
-    seeds = tuple(runs)
-    counts_NSKK, patients = _stacked(runs, seeds), runs[seeds[0]].patients
-    total_SKK = counts_NSKK.sum(0)
-    protocol = settings.evaluate.protocol
-    by_seed = tuple(float(one) for one in mean_iou(total_SKK, protocol))
-    stages = {stage: float(np.mean([runs[seed].minutes[stage] for seed in seeds])) for stage in runs[seeds[0]].minutes}
-    return Row(
-        name=name,
-        seeds=seeds,
-        diverged=diverged,
-        mean_iou=bootstrap(counts_NSKK, patients, _seed_mean(settings), settings.bootstrap),
-        std=float(np.std(by_seed, ddof=1)) if len(seeds) > 1 else None,
-        by_seed=by_seed,
-        mean_dice=float(mean_dice(total_SKK, protocol).mean()),
-        class_iou=tuple(float(one) for one in class_iou(total_SKK, protocol).mean(0)),
-        gain=gain,
-        minutes=stages,
+    rows = tuple(
+        row_of(name, runs, diverged[name], None if name == study.reference else reference, rules)
+        for name, runs in scored.items()
     )
-
-
-def _seed_mean(settings: CompareSettings) -> Any:
-    """The statistic that is resampled: the mean over seeds of the mean IoU."""
-
-    def statistic(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        means: npt.NDArray[Any] = mean_iou(counts, settings.evaluate.protocol).mean(-1)
-        return means
-
-    return statistic
-
-
-def _gain(own: dict[int, Scored], reference: dict[int, Scored], settings: CompareSettings) -> Interval | None:
-    both = [seed for seed in own if seed in reference]
-    if not both:
-        return None
-    return bootstrap_difference(
-        _stacked(own, both),
-        _stacked(reference, both),
-        own[both[0]].patients,
-        _seed_mean(settings),
-        settings.bootstrap,
+    runs = [run for one in scored.values() for run in one.values()]
+    total = runs[0].confusions_NKK.sum(0)
+    baseline = majority_baseline(total, *majority_of(data, total), rules.protocol)
+    names = data.classes.names
+    lines = (
+        columns(settings.bootstrap.level),
+        *(cells(row) for row in rows),
+        baseline_cells(baseline, names),
     )
-
-
-def _tree(
-    study: Study,
-    data: PatchDataset,
-    rows: tuple[Row, ...],
-    scored: dict[str, dict[int, Scored]],
-    settings: CompareSettings,
-) -> dict[str, Any]:
-    one = next(iter(scored[study.reference].values()))
-    total = one.confusions_NKK.sum(0)
-    labels = np.array([record.label for record in data.train if record.label is not None])
-    baseline = majority_baseline(total, int(labels.sum(0).argmax()), "training labels", settings.evaluate.protocol)
-    return {
+    tree = {
         "study": study.name,
         "title": study.title,
         "split": settings.split,
-        "num_images": len(one.patients),
-        "num_patients": len(set(one.patients)),
+        "num_images": len(runs[0].patients),
+        "num_patients": len(set(runs[0].patients)),
         "data": data.summary(),
         "data_digest": data.digest(),
         "reference": study.reference,
-        "baseline": baseline.to_json(data.classes.names),
-        "evaluate": to_tree(settings.evaluate),
+        "baseline": baseline.to_json(names),
+        "rows": [row_json(row, names) for row in rows],
+        "bootstrap": to_tree(settings.bootstrap),
         "predict": to_tree(study.predict),
-        "rows": [_row_tree(row, data.classes.names) for row in rows],
-        "variants": {
-            variant.name: {
-                "method": variant.method,
-                "settings": to_tree(variant.config),
-                "training": to_tree(variant.training),
-            }
-            for variant in study.variants
-        },
+        "notes": sorted({note for run in runs for note in run.about["notes"]}),
+        "variants": {variant.name: _about(variant, scored[variant.name]) for variant in study.variants},
     }
+    return Comparison(rows, lines, tree)
 
 
-def _row_tree(row: Row, names: tuple[str, ...]) -> dict[str, Any]:
+def _about(variant: Variant, runs: dict[int, Scored]) -> dict[str, Any]:
+    """What a variant was trained with, and under which rules each of its runs was scored."""
+    config = variant.config
+    # files by their names: a table is shown elsewhere than where it was made
+    files = {one.name for one in fields(config) if isinstance(getattr(config, one.name), Path)}
+    training = to_tree(variant.training)
+    training.pop("seed")
     return {
-        "name": row.name,
-        "seeds": list(row.seeds),
-        "diverged": list(row.diverged),
-        "mean_iou": row.mean_iou.to_json(),
-        "std_over_seeds": row.std,
-        "mean_iou_by_seed": list(row.by_seed),
-        "mean_dice": row.mean_dice,
-        "class_iou": dict(zip(names, row.class_iou, strict=True)),
-        "gain_over_reference": row.gain.to_json() if row.gain else None,
-        "minutes": row.minutes,
+        "method": variant.method,
+        "settings": {name: Path(value).name if name in files else value for name, value in to_tree(config).items()},
+        "training": training,
+        "runs": {str(seed): {"model_digest": run.model_digest, **run.about} for seed, run in runs.items()},
     }
 
 
-def cells(row: Row) -> list[str]:
-    """A row as people read it."""
-    spread = "-" if row.std is None else f"{100 * row.std:.1f}"
-    return [
-        row.name,
-        str(len(row.seeds)) + (f" ({len(row.diverged)} diverged)" if row.diverged else ""),
-        str(row.mean_iou),
-        spread,
-        "-" if row.gain is None else str(row.gain),
-        f"{100 * row.mean_dice:.1f}",
-        f"{row.minutes['total']:.1f}",
-    ]
+def _write(found: Comparison, study: Study, settings: CompareSettings, out: Path) -> None:
+    path = out / f"{study.name}_{settings.split}"
+    write_json(path.with_name(f"{path.name}.json"), found.tree)
+    write_tables(path, found.lines, found.rows)
+    baseline = found.tree["baseline"]["scores"]["mean_iou"]
+    draw_comparison(
+        found.rows, f"{study.title}\n{_what(found, settings)}", baseline, path.with_name(f"{path.name}.png")
+    )
 
 
-COLUMNS = ["variant", "seeds", "mean IoU (95 %)", "std", "over reference (95 %)", "Dice", "minutes"]
-
-
-def _write_tables(path: Path, rows: tuple[Row, ...], names: tuple[str, ...]) -> None:
-    import csv
-
-    with atomic(path.with_suffix(".csv")) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["variant", "seed", "mean_iou", *(f"mean over seeds: IoU {name}" for name in names)])
-        for row in rows:
-            for seed, value in zip(row.seeds, row.by_seed, strict=True):
-                writer.writerow([row.name, seed, repr(value), *map(repr, row.class_iou)])
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(row) for row in rows)]
-    with atomic(path.with_suffix(".md")) as temporary:
-        temporary.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines), encoding="utf-8")
+def _what(found: Comparison, settings: CompareSettings) -> str:
+    tree = found.tree
+    seeds: Sequence[int] = settings.seeds
+    return f"{tree['split']} split, {tree['num_images']} images of {tree['num_patients']} patients, {len(seeds)} seeds"

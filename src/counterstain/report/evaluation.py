@@ -157,7 +157,7 @@ def evaluate(
     records = data.split(split)
     counted = _count(model, data, records, predict, settings)
     total = counted.confusions_NKK.sum(0)
-    index, chosen_on = _majority(data, total)
+    index, chosen_on = majority_of(data, total)
     patients = tuple(record.patient for record in records)
     constant = one_class(counted.confusions_NKK, index)
     has_intervals = len(set(patients)) > 1
@@ -296,7 +296,7 @@ def _presence(counted: _Counted, settings: EvaluateSettings) -> PresenceScores:
     return presence_scores(counted.shown_NC[is_scored_N], counted.there_NC[is_scored_N])
 
 
-def _majority(data: PatchDataset, total: Counts) -> tuple[int, str]:
+def majority_of(data: PatchDataset, total: Counts) -> tuple[int, str]:
     """The class to name everywhere: the one most training labels name; where they tie, the best of the tied."""
     labels = [record.label for record in data.train if record.label is not None]
     if not labels:

@@ -3,43 +3,63 @@
 Does not know: how anything was scored.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from counterstain.files import atomic
+from counterstain.report.comparison import Row
 
 if TYPE_CHECKING:
-    from counterstain.report.compare import Row
-    from counterstain.report.study import Study
+    from matplotlib.axes import Axes
+
+    from counterstain.metrics import Interval
 
 _BLUE, _GREY = "#2b6ca3", "#7a7a7a"
 
 
-def draw_comparison(rows: "tuple[Row, ...]", study: "Study", split: str, path: Path) -> None:
-    """A line for each variant, grey for the reference: its mean IoU with the interval over patients, a tick for each seed.
+def draw_comparison(rows: Sequence[Row], title: str, baseline: float | None, path: Path) -> None:
+    """A line for each variant: left its mean IoU, right its difference to the reference, which is grey.
+
+    Dots are means over seeds with their intervals over patients, ticks single seeds; a dotted line is what one class
+    everywhere scores, where it lies within the picture.
 
     Args:
-        rows: In the order of the table.
-        study: For title and reference.
-        split: What was scored.
+        rows: In the order of the table; those without a score stay empty.
+        title: What is compared, and on what.
+        baseline: Mean IoU of one class everywhere, a fraction.
         path: The picture to write.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 1.4 + 0.45 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(9.5, 1.7 + 0.42 * len(rows)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for place, row in enumerate(reversed(rows)):
-        color = _GREY if row.name == study.reference else _BLUE
-        interval = row.mean_iou
-        axes.plot([100 * interval.low, 100 * interval.high], [place, place], color=color, linewidth=2, alpha=0.5)
-        axes.plot([100 * interval.estimate], [place], "o", color=color, markersize=8)
-        axes.plot([100 * one for one in row.by_seed], [place + 0.22] * len(row.by_seed), "|", color=color, markersize=8)
-    axes.set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
-    axes.set_ylim(-0.6, len(rows) - 0.3)
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_xlabel(f"mean IoU (%), {split} split; bar: 95 % interval over patients, ticks: seeds")
-    axes.set_title(study.title, fontsize=10)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+        color = _GREY if row.gain is None else _BLUE
+        if row.mean_iou is not None:
+            _draw(left, place, row.mean_iou, row.by_seed, color)
+        if row.gain is not None:
+            _draw(right, place, row.gain, row.gain_by_seed, color)
+    left.set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
+    left.set_ylim(-0.6, len(rows) - 0.3)
+    lowest = left.get_xlim()[0]
+    if baseline is not None and baseline * 100 > lowest:
+        left.axvline(100 * baseline, color=_GREY, linestyle=":")
+    right.axvline(0, color=_GREY, linewidth=1)
+    level = next((row.mean_iou.level for row in rows if row.mean_iou), 0.95)
+    left.set_xlabel(f"mean IoU (%); bar: {100 * level:g} % over patients, ticks: seeds")
+    right.set_xlabel("over the reference (points), paired by patient")
+    for axes in (left, right):
+        axes.grid(axis="x", alpha=0.3)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    figure.suptitle(title, fontsize=10)
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=150)
+
+
+def _draw(axes: "Axes", place: int, interval: "Interval", by_seed: Sequence[float], color: str) -> None:
+    axes.plot([100 * interval.low, 100 * interval.high], [place, place], color=color, linewidth=2, alpha=0.5)
+    axes.plot([100 * interval.estimate], [place], "o", color=color, markersize=7)
+    axes.plot([100 * one for one in by_seed], [place + 0.24] * len(by_seed), "|", color=color, markersize=7)

@@ -15,16 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from counterstain.errors import InputError, UnknownNameError
-from counterstain.files import settings_hash
 from counterstain.infer import PredictSettings
 from counterstain.methods import find_method
 from counterstain.settings import build, read_toml, to_tree
 from counterstain.training import TrainSettings
 
 DEFAULT_METHOD = "sshr"
-_TOP = ("title", "reference", "training", "predict", "methods", "variants")
-_OF_METHOD = ("preset", "settings")
-_OF_VARIANT = ("name", "method", "preset", "settings", "training")
+_OF_METHOD: dict[str, type] = {"preset": str, "settings": dict}
+_OF_VARIANT: dict[str, type] = {"name": str, "method": str, "training": dict, **_OF_METHOD}
+_TOP: dict[str, type] = {
+    "title": str,
+    "reference": str,
+    "training": dict,
+    "predict": dict,
+    "methods": dict,
+    "variants": list,
+}
+_KINDS: dict[type, str] = {str: "text", dict: "table", list: "list of tables"}
 
 
 @dataclass(frozen=True)
@@ -73,13 +80,17 @@ class Study:
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]
+        if not all(variant.folder for variant in self.variants):
+            raise InputError(
+                f"Study {self.name!r} has variants {names}; a name needs a letter or a digit for its folder."
+            )
         if not names or len({variant.folder for variant in self.variants}) < len(names):
             raise InputError(f"Study {self.name!r} has variants {names}; each needs a name of its own.")
         if self.reference not in names:
             raise UnknownNameError("variant to compare with", self.reference, names)
 
     def only(self, names: tuple[str, ...]) -> "Study":
-        """The same with some variants alone, and the reference.
+        """The same with some variants alone, and the reference; its tables have a name of their own.
 
         Raises:
             UnknownNameError: When a name is no variant's.
@@ -89,7 +100,7 @@ class Study:
             if name not in known:
                 raise UnknownNameError("variant", name, known)
         kept = tuple(variant for variant in self.variants if variant.name in (*names, self.reference))
-        return replace(self, variants=kept)
+        return replace(self, name=f"{self.name}_part", variants=kept)
 
     def with_settings(self, changes: Mapping[str, Any]) -> "Study":
         """The same with settings changed in every variant whose method has them: files that lie elsewhere.
@@ -99,7 +110,8 @@ class Study:
         """
         for name in changes:
             if not any(_has(variant.config, name) for variant in self.variants):
-                raise InputError(f"Setting {name!r} was given, but no variant of study {self.name!r} has it.")
+                flag = f"--{name}".replace("_", "-")
+                raise InputError(f"{flag} was given, but no variant of study {self.name!r} has such a setting.")
         return replace(self, variants=tuple(_changed(variant, changes) for variant in self.variants))
 
 
@@ -121,23 +133,32 @@ def read_study(path: Path) -> Study:
         InputError: When it is no TOML, or a value does not fit.
     """
     tree = read_toml(path)
-    _refuse_unknown(tree, _TOP, f"entry of {path.name}")
+    _check_entries(tree, _TOP, path.name)
     for method, shared in tree.get("methods", {}).items():
-        _refuse_unknown(shared, _OF_METHOD, f"entry of methods.{method} in {path.name}")
+        if not isinstance(shared, dict):
+            raise InputError(f"{path.name} says methods.{method} = {shared!r}; a table was expected.")
+        _check_entries(shared, _OF_METHOD, f"methods.{method} in {path.name}")
     variants = tuple(_variant(one, tree, path) for one in tree.get("variants", []))
     predict = build(PredictSettings, tree.get("predict", {}))
     first = variants[0].name if variants else ""
     return Study(path.stem, tree.get("title", path.stem), tree.get("reference", first), variants, predict)
 
 
-def _refuse_unknown(tree: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
-    for name in tree:
+def _check_entries(tree: Mapping[str, Any], known: Mapping[str, type], where: str) -> None:
+    """Refuses names that no study has, and values of another kind; settings are checked where they are built."""
+    for name, value in tree.items():
         if name not in known:
-            raise UnknownNameError(what, name, known)
+            raise UnknownNameError(f"entry of {where}", name, known)
+        if not isinstance(value, known[name]):
+            raise InputError(f"{where} says {name} = {value!r}; a {_KINDS[known[name]]} was expected.")
+    if "seed" in tree.get("training", {}):
+        raise InputError(f"{where} gives a seed; `--seeds` of the command gives those of all variants.")
 
 
 def _variant(own: Mapping[str, Any], tree: Mapping[str, Any], path: Path) -> Variant:
-    _refuse_unknown(own, _OF_VARIANT, f"entry of a variant in {path.name}")
+    if not isinstance(own, dict):
+        raise InputError(f"{path.name} has {own!r} for a variant; a table was expected: [[variants]].")
+    _check_entries(own, _OF_VARIANT, f"a variant in {path.name}")
     if "name" not in own:
         raise InputError(f"A variant in {path} has no name. Give each one.")
     methods = tree.get("methods", {})
@@ -151,8 +172,3 @@ def _variant(own: Mapping[str, Any], tree: Mapping[str, Any], path: Path) -> Var
     config = build(method.config_type, {**given, **shared.get("settings", {}), **own.get("settings", {})})
     training = build(TrainSettings, {**tree.get("training", {}), **own.get("training", {})})
     return Variant(own["name"], name, config, training)
-
-
-def variant_digest(variant: Variant) -> str:
-    """Of a variant's method and settings, whatever its name."""
-    return settings_hash(variant.method, variant.config, variant.training)

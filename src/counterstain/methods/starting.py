@@ -1,0 +1,51 @@
+"""What is said, or refused, before a method learns: missing pretrained weights, images too small to find anything in.
+
+Does not know: how a method learns.
+"""
+
+import math
+from typing import Any
+
+from counterstain.errors import InputError
+from counterstain.methods.base import Method
+from counterstain.models.backbones import Backbone
+
+FITTING = {
+    "wide_resnet38": "ilsvrc-cls_rna-a1_cls1000_ep-0001.params or res38_cls.pth",
+    "mobilenet_v2": "a folded .npz, or mobilenet_v2-*.pth with batch norm",
+    "resnet18": "resnet18-*.pth",
+    "resnet50": "resnet50-*.pth",
+    "resnet101": "resnet101-*.pth",
+}
+"""Published files of pretrained weights by backbone; docs/models.md says more."""
+
+
+def weights_notes(config: Any) -> tuple[str, ...]:
+    """A sentence for each backbone of a method's settings that has published weights and was given none."""
+    notes = []
+    for stage in ("", "second_"):
+        name, weights = getattr(config, f"{stage}backbone", None), getattr(config, f"{stage}weights", None)
+        if name in FITTING and weights is None:
+            flag = f"--{stage}weights".replace("_", "-")
+            notes.append(
+                f"{name} was given no pretrained weights and starts at random. Published figures need ImageNet's: pass "
+                f"{flag} FILE ({FITTING[name]}; docs/models.md)."
+            )
+    return tuple(notes)
+
+
+def refuse_small_images(method: Method) -> None:
+    """Refuses images of which the deepest features see one place alone: a map of one cell says nothing of where.
+
+    Raises:
+        InputError: When they are too small.
+    """
+    backbone = getattr(method.network, "backbone", None)
+    if not isinstance(backbone, Backbone):
+        return
+    stride, scale, tile_px = backbone.strides[-1], getattr(method.config, "scale", 1.0), method.input.tile_px
+    if math.ceil(tile_px * scale / stride) < 2:
+        raise InputError(
+            f"Training images of {tile_px} px were given, and the deepest features of {method.config.backbone} have one "
+            f"cell for {stride} px: nothing could be found in them. Give images of more than {stride / scale:g} px."
+        )
