@@ -35,7 +35,7 @@ def test_the_protocol_stands_in_the_answer_and_in_the_file(
         "tta": "hv3",
         "thresholds": thresholds,
     }
-    assert json.loads((own_run / "metrics_val.json").read_text()) == found
+    assert json.loads((own_run / "metrics_val_tta_hv3.json").read_text()) == found
     assert not any("oracle" in note for note in found["notes"])
 
 
@@ -52,10 +52,12 @@ def test_an_oracle_is_called_one_and_replaces_no_other_numbers(
     _, open_gate, _ = answer(
         capsys, "evaluate", own_run, "--data", patches, "--gate", "none", "--protocol", "with_background"
     )
+    _, averaged, _ = answer(capsys, "evaluate", own_run, "--data", patches, "--gate", "truth", "--tta", "hv3")
     files = {path.name: json.loads(path.read_text()) for path in own_run.glob("metrics_*.json")}
     assert files == {
         "metrics_val.json": own,
         "metrics_val_gate_truth.json": oracle,
+        "metrics_val_gate_truth_tta_hv3.json": averaged,
         "metrics_val_with_background_gate_none.json": open_gate,
     }
 

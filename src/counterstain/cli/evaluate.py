@@ -62,8 +62,8 @@ def evaluate(
         protocol: Which pixels count: see docs/metrics.md.
         gate: Which classes a map may show: those the model judges present, those its truth holds (an oracle), or all.
         min_share: Share of an image that a class must cover to count as present.
-        out: Where to write the scores as JSON; by default RUN/metrics_SPLIT.json, with protocol and gate in its name where
-            they are not the usual ones.
+        out: Where to write the scores as JSON; by default RUN/metrics_SPLIT.json, with protocol, gate and test-time
+            augmentation in its name where they are not the usual ones.
         settings: How images are tiled and mapped.
         json: Answer as JSON.
     """
@@ -95,7 +95,7 @@ def evaluate(
         **found.to_json(),
         "notes": notes,
     }
-    write_json(out or run / _file_name(split, scoring), tree)
+    write_json(out or run / _file_name(split, scoring, predict), tree)
     if json:
         log.emit_json(tree)
     else:
@@ -131,14 +131,15 @@ def _check(
     choose_runtime(settings.device, settings.precision)
 
 
-def _file_name(split: str, settings: "EvaluateSettings") -> str:
+def _file_name(split: str, settings: "EvaluateSettings", predict: PredictSettings) -> str:
     """Numbers of another protocol never replace those of the usual one."""
     from counterstain.report import EvaluateSettings
 
     usual = EvaluateSettings()
     background = "" if settings.protocol == usual.protocol else f"_{settings.protocol}"
     gate = "" if settings.gate == usual.gate else f"_gate_{settings.gate}"
-    return f"metrics_{split}{background}{gate}.json"
+    views = "" if predict.tta == PredictSettings().tta else f"_tta_{predict.tta}"
+    return f"metrics_{split}{background}{gate}{views}.json"
 
 
 def _show(found: "Evaluation", openings: list[dict[str, Any]]) -> None:
