@@ -73,28 +73,6 @@ def weighted_scales(losses: Sequence[Tensor], weights: Sequence[float]) -> Tenso
     return torch.stack([weight * loss for loss, weight in zip(losses, weights, strict=True)]).sum()
 
 
-def map_consistency(maps_BCHW: Tensor, others_BCHW: Tensor) -> Tensor:
-    """How far two views' maps differ: the mean squared difference of their cells' probabilities.
-
-    Args:
-        maps_BCHW: Raw class activation maps, float.
-        others_BCHW: Of other views of the same images, cell for cell.
-
-    Returns:
-        A scalar in [0, 1].
-
-    Raises:
-        InputError: When the shapes differ.
-
-    Source: ours; the squared error between two views' predictions is that of mean teachers (arXiv 1703.01780).
-    """
-    if maps_BCHW.shape != others_BCHW.shape:
-        raise InputError(
-            f"Maps {tuple(maps_BCHW.shape)} and {tuple(others_BCHW.shape)} were given; both views must be of one shape."
-        )
-    return (maps_BCHW.sigmoid() - others_BCHW.sigmoid()).square().mean()
-
-
 def pixel_cross_entropy(logits_BKHW: Tensor, labels_BHW: Tensor) -> tuple[Tensor, Tensor]:
     """The cross-entropy of every pixel that has a label.
 

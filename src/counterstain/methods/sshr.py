@@ -22,7 +22,7 @@ from torch import Tensor
 from counterstain.data.augment import Augment, AugmentSettings
 from counterstain.data.weak import WeakPatches, WeakSettings
 from counterstain.errors import InputError
-from counterstain.losses import image_logits, map_consistency, multilabel_soft_margin, weighted_scales
+from counterstain.losses import image_logits, multilabel_soft_margin, weighted_scales
 from counterstain.methods import artefacts
 from counterstain.methods.base import DenseMethod, InputSpec
 from counterstain.methods.cams import present_classes, share, sum_min_max
@@ -39,7 +39,6 @@ from counterstain.models.backbones import build_backbone, load_backbone_weights
 from counterstain.models.sshr import Cams, SSHRNetwork, SSHRNetworkSettings
 from counterstain.models.weights import load_state
 from counterstain.results import Classes
-from counterstain.stain import jitter_hed
 from counterstain.training import TrainSettings, fit, train_loader
 
 if TYPE_CHECKING:
@@ -83,9 +82,6 @@ class SSHRConfig:
         turn: Random right-angle turns in training, ours.
         stain_sigma: Strength of random stain changes in training, ours; 0 is none.
         head_gain: Factor on the heads' first weights; the paper's heads start at 1.
-        consistency: Weight of the loss that holds the CAMs of two stainings of an image together, ours; 0 is none. Such
-            training takes twice as long.
-        consistency_sigma: Strength of the second staining's change.
 
     Raises:
         InputError: When a scale or factor is not above 0, or no scale's CAM is used.
@@ -118,8 +114,6 @@ class SSHRConfig:
     turn: bool = False
     stain_sigma: float = 0.0
     head_gain: float = 1.0
-    consistency: float = 0.0
-    consistency_sigma: float = 0.2
 
     def __post_init__(self) -> None:
         for name in ("scale", "learning_rate", "scratch_factor", *(f"{part}_factor" for part in _RECTIFIER)):
@@ -371,14 +365,7 @@ def learn_cams(network: SSHRNetwork, config: SSHRConfig) -> Learn:
         images_BCHW, labels_BC = batch
         images_BCHW = augment(images_BCHW.float() / 255, generator)
         cams = network(enlarged(images_BCHW, config.scale))
-        learned = learned_loss(cams, labels_BC, config)
-        if not config.consistency:
-            return learned
-        stained_BCHW = jitter_hed(images_BCHW, generator, config.consistency_sigma)
-        others = network(enlarged(stained_BCHW, config.scale))
-        apart = [map_consistency(cam.float(), other.float()) for cam, other in zip(cams, others, strict=True)]
-        both = (learned + learned_loss(others, labels_BC, config)) / 2
-        return both + config.consistency * weighted_scales(apart, config.loss_weights)
+        return learned_loss(cams, labels_BC, config)
 
     return learn
 
