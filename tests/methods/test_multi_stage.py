@@ -159,6 +159,7 @@ def test_a_second_stage_of_other_masks_is_begun_afresh(textures: PatchDataset, t
     (run / "model.json").unlink()
     write_state(run / "stage1" / "weights.safetensors", created(textures, seed=7).network.classifier.state_dict())
     shutil.copytree(run / "stage1", alone / "stage1")
+    shutil.copy(run / "run.json", alone)
     for folder in (run, alone):
         created(textures).fit(textures, folder, TRAINING)
     assert model_digest(run) == model_digest(alone) != before

@@ -87,6 +87,19 @@ def test_a_run_of_other_settings_is_not_gone_on_with(textures: PatchDataset, tmp
     created(textures).fit(textures, tmp_path, replace(TRAINING, num_workers=0))
 
 
+@pytest.mark.parametrize(
+    "left", ["model.json", "checkpoints/last.ckpt", "stage1/losses.csv", "pseudo_masks/source.json"]
+)
+def test_what_is_left_of_a_run_that_is_not_noted_is_not_gone_on_with(
+    textures: PatchDataset, tmp_path: Path, left: str
+) -> None:
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).write_text("{}")
+    with pytest.raises(StaleResultError, match=r"no run\.json"):
+        created(textures).fit(textures, tmp_path, TRAINING)
+    assert not (tmp_path / "run.json").exists()
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL to send")
 def test_a_killed_training_ends_like_an_uninterrupted_one(textures: PatchDataset, tmp_path: Path) -> None:
     settings = replace(TRAINING, epochs=10)

@@ -7,11 +7,12 @@ import torch
 
 from counterstain.cli import OK, WRONG_USE, run
 from counterstain.data import PatchDataset
-from counterstain.errors import InputError
+from counterstain.errors import ExistingOutputError, InputError, StaleResultError
 from counterstain.files import read_json
 from counterstain.methods import SSHR, load_dense_method, load_method, model_digest
 from counterstain.methods.sshr import PRESETS
-from counterstain.methods.tune import FUSIONS, tune
+from counterstain.methods.tune import FUSIONS, tune, write_tuned
+from counterstain.report import notes_on_patients
 from counterstain.results import Classes
 from counterstain.training import TrainSettings
 
@@ -57,6 +58,40 @@ def test_the_command_writes_a_run_with_the_same_network(
     assert load_dense_method(out).predict_maps(torch.rand(1, 3, 32, 32)).shape == (1, 2, 32, 32)
     assert run(command) == WRONG_USE  # it is there already
     assert "exists" in capsys.readouterr().err
+
+
+def test_a_tuned_run_is_no_training_s_nor_takes_another_s_place(
+    trained: Path, textures: PatchDataset, tmp_path: Path
+) -> None:
+    method = loaded(trained)
+    found = tune(method, textures, [method.config.fusion])
+    write_tuned(found, trained, tmp_path / "tuned", textures)
+    fresh = SSHR.create(found.method.config, textures, tile_px=32, seed=1)
+    with pytest.raises(StaleResultError, match="other settings or data"):
+        fresh.fit(textures, tmp_path / "tuned", TrainSettings(epochs=4, batch_size=8))
+    begun = tmp_path / "begun"
+    (begun / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ExistingOutputError, match="no run is replaced"):
+        write_tuned(found, trained, begun, textures)
+    assert not (begun / "model.json").exists()
+
+
+def test_what_thresholds_and_fusions_were_chosen_on_is_told_each_time(
+    trained: Path, textures: PatchDataset, tmp_path: Path
+) -> None:
+    runs = [tmp_path / "run", tmp_path / "once", tmp_path / "twice"]
+    loaded(trained).save(runs[0], {"thresholds": "of the released code", "data": {"layout": "luad_histoseg"}})
+    parts = [replace(textures, train=(), val=textures.val[:3]), replace(textures, train=(), val=textures.val[3:])]
+    for source, out, data in zip(runs[:-1], runs[1:], parts, strict=True):
+        write_tuned(tune(loaded(source), data, [(0.25,) * 4]), source, out, data)
+    provenance = read_json(runs[-1] / "model.json")["provenance"]
+    assert provenance["thresholds"] == "chosen on a validation split"
+    assert provenance["tuned"]["from"] == model_digest(runs[1])
+    assert provenance["tuned"]["before"]["from"] == model_digest(runs[0])
+    scored = replace(textures, train=(), val=(), test=textures.val)
+    unknown, tuned_on = notes_on_patients(runs[-1], scored, "test", scored.digest())
+    assert "not known" in unknown
+    assert tuned_on.startswith("6 of 6 scored patients")
 
 
 def test_what_can_t_be_tuned_is_refused(trained: Path, textures: PatchDataset, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def tune(
     *,
     data: Path,
     layout: str | None = None,
-    fusion: tuple[float, float, float, float] | None = None,
+    fusion: Annotated[tuple[float, float, float, float] | None, Parameter(negative_iterable="")] = None,
     search: bool = False,
     json: bool = False,
 ) -> int:
@@ -154,9 +154,11 @@ def tune(
     from counterstain.data import open_patches
     from counterstain.errors import InputError
     from counterstain.methods import SSHR, load_method
+    from counterstain.methods.artefacts import refuse_filled
     from counterstain.methods.tune import FUSIONS, write_tuned
     from counterstain.methods.tune import tune as choose
 
+    refuse_filled(out)
     method = load_method(run)
     if not isinstance(method, SSHR):
         raise InputError(f"{run} was trained with {method.name!r}; only runs of 'sshr' have CAMs to fuse.")

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from counterstain import __version__
-from counterstain.errors import InputError, MissingFileError, StaleResultError
-from counterstain.files import atomic, read_json, settings_hash, whole_hash, write_json
-from counterstain.methods.base import InputSpec
+from counterstain.errors import ExistingOutputError, InputError, MissingFileError, StaleResultError
+from counterstain.files import atomic, atomic_folder, read_json, settings_hash, whole_hash, write_json
+from counterstain.methods.base import InputSpec, Method
 from counterstain.results import Classes
 from counterstain.settings import to_tree, write_toml
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from counterstain.data import PatchDataset
 
 FORMAT, VERSION = "counterstain.model", 1
+
+_TRAINED = ("model.json", "checkpoints", "stage1", "stage2", "pseudo_masks")  # what a training leaves in its folder
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def begin(run: Path, recipe: Recipe) -> bool:
         Whether the run is finished already.
 
     Raises:
-        StaleResultError: When the folder holds a run of another recipe.
+        StaleResultError: When the folder holds a run of another recipe, or of one that is not noted.
         MissingFileError: When the recipe's weights are not there.
     """
     for name, path in given_weights(recipe.settings).items():
@@ -84,6 +86,12 @@ def begin(run: Path, recipe: Recipe) -> bool:
     if note.exists() and read_json(note)["digest"] != digest:
         raise StaleResultError(
             f"{run} holds a run of other settings or data. Give another folder, or remove that one to train afresh."
+        )
+    left = [name for name in _TRAINED if (run / name).exists()]
+    if left and not note.exists():
+        raise StaleResultError(
+            f"{run} holds {', '.join(left)} and no run.json, so what it was made from is not known. Give another folder, "
+            "or remove that one to train afresh."
         )
     write_toml(
         run / "config.toml",
@@ -106,6 +114,34 @@ def save_model(run: Path, network: nn.Module, description: dict[str, Any]) -> No
     with atomic(run / "model.safetensors") as temporary:
         save_file(state, temporary)
     write_json(run / "model.json", {"format": FORMAT, "version": VERSION, **description})
+
+
+def write_untrained(run: Path, method: Method, provenance: dict[str, Any], *made_from: str) -> None:
+    """Writes a finished run folder that no training made.
+
+    Args:
+        run: The folder.
+        method: Ready to predict.
+        provenance: Plain values: where it comes from.
+        *made_from: What tells it from others; a training that is given this folder must not take it for its own, finished.
+
+    Raises:
+        ExistingOutputError: When something is there.
+    """
+    refuse_filled(run)
+    with atomic_folder(run) as folder:
+        method.save(folder, provenance)
+        write_json(folder / "run.json", {"digest": settings_hash(*made_from), "counterstain": __version__})
+
+
+def refuse_filled(run: Path) -> None:
+    """Refuses to go on where a run already stands.
+
+    Raises:
+        ExistingOutputError: When something other than an empty folder is there.
+    """
+    if run.exists() and not (run.is_dir() and not any(run.iterdir())):
+        raise ExistingOutputError(f"{run} exists already, and no run is replaced. Give another folder.")
 
 
 def read_model(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -17,10 +17,10 @@ from typing import Any
 
 from torch import Tensor
 
-from counterstain import __version__
-from counterstain.errors import ExistingOutputError, InputError
-from counterstain.files import atomic_folder, settings_hash, whole_hash, write_json
+from counterstain.errors import InputError
+from counterstain.files import whole_hash
 from counterstain.layouts import PatchLayout
+from counterstain.methods.artefacts import refuse_filled, write_untrained
 from counterstain.methods.base import InputSpec
 from counterstain.methods.sshr import SSHR, SSHRConfig, halo_px
 from counterstain.models.published import Adopted, Decision, adopt_published
@@ -131,22 +131,7 @@ def write_published(published: Published, run: Path) -> None:
     Raises:
         ExistingOutputError: When something is there.
     """
-    refuse_filled(run)
-    with atomic_folder(run) as folder:
-        published.method.save(folder, published.provenance)
-        # no recipe made it: a training that is given this folder must not take it for its own, finished
-        digest = settings_hash("imported", published.provenance["sha256"])
-        write_json(folder / "run.json", {"digest": digest, "counterstain": __version__})
-
-
-def refuse_filled(run: Path) -> None:
-    """Refuses to go on where a run already stands.
-
-    Raises:
-        ExistingOutputError: When something other than an empty folder is there.
-    """
-    if run.exists() and not (run.is_dir() and not any(run.iterdir())):
-        raise ExistingOutputError(f"{run} exists already, and no run is replaced. Give another folder.")
+    write_untrained(run, published.method, published.provenance, "imported", published.provenance["sha256"])
 
 
 __all__ = [

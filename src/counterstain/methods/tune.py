@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterstain.errors import InputError
-from counterstain.files import read_json, refuse_overwrite
-from counterstain.methods.artefacts import model_digest
+from counterstain.files import read_json
+from counterstain.methods.artefacts import model_digest, write_untrained
 from counterstain.methods.sshr import SSHR, Four
 from counterstain.methods.thresholds import choose_thresholds, mean_iou
 
@@ -88,15 +88,16 @@ def write_tuned(tuned: Tuned, source: Path, out: Path, data: "PatchDataset") -> 
         data: What it was tuned on.
 
     Raises:
-        ExistingOutputError: When the folder holds a model.
+        ExistingOutputError: When something is there.
     """
-    refuse_overwrite(out / "model.json")
-    provenance: dict[str, Any] = {
-        **read_json(source / "model.json")["provenance"],
-        "tuned": {
-            "from": model_digest(source),
-            "data": data.provenance(),
-            "tried": [{"fusion": list(fusion), "mean_iou": score} for fusion, score in tuned.tried.items()],
-        },
+    before: dict[str, Any] = read_json(source / "model.json")["provenance"]
+    digest, seen = model_digest(source), data.provenance()
+    search: dict[str, Any] = {
+        "from": digest,
+        "data": seen,
+        "tried": [{"fusion": list(fusion), "mean_iou": score} for fusion, score in tuned.tried.items()],
     }
-    tuned.method.save(out, provenance)
+    if "tuned" in before:  # its fusion may stand still, and whose tissue that was chosen on is to be told
+        search["before"] = before["tuned"]
+    provenance = {**before, "thresholds": "chosen on a validation split", "tuned": search}
+    write_untrained(out, tuned.method, provenance, "tuned", digest, seen["digest"])

@@ -29,11 +29,14 @@ def notes_on_patients(run: Path, data: PatchDataset, split: str, data_digest: st
         A sentence for each split of the training set that scored patients were in, none where they were in none. That
         those of the validation split were validated on is no news, and not said of it.
     """
-    seen = _seen(run, data, data_digest)
-    if seen is None:
-        return ("The run does not record its patients, so whether scored ones were trained on is not known.",)
+    provenance: dict[str, Any] = read_json(run / "model.json").get("provenance") or {}
+    trained_on = _patients(provenance.get("data"), data, data_digest)
+    seen = trained_on or {"train": set(), "val": set()}
+    seen["val"] |= _tuned_on(provenance.get("tuned"), data, data_digest)
     names = sorted({record.patient for record in data.split(split)})
     notes = []
+    if trained_on is None:
+        notes.append("The run does not record its patients, so whether scored ones were trained on is not known.")
     for part in ("train", "val") if split != "val" else ("train",):
         again = [name for name in names if patient_code(name) in seen[part]]
         if again:
@@ -42,11 +45,20 @@ def notes_on_patients(run: Path, data: PatchDataset, split: str, data_digest: st
     return tuple(notes)
 
 
-def _seen(run: Path, data: PatchDataset, data_digest: str) -> dict[str, set[str]] | None:
-    """Codes of the patients of training and validation; None where nothing tells."""
-    trained_on: dict[str, Any] = (read_json(run / "model.json").get("provenance") or {}).get("data") or {}
-    if "patients" in trained_on:
-        return {part: set(codes) for part, codes in trained_on["patients"].items()}
-    if trained_on.get("digest") == data_digest:
+def _patients(recorded: dict[str, Any] | None, data: PatchDataset, data_digest: str) -> dict[str, set[str]] | None:
+    """Codes of the patients of training and validation in a recorded dataset; None where nothing tells."""
+    recorded = recorded or {}
+    if "patients" in recorded:
+        return {part: set(codes) for part, codes in recorded["patients"].items()}
+    if recorded.get("digest") == data_digest:
         return {part: set(patient_codes(data.splits[part])) for part in ("train", "val")}
     return None
+
+
+def _tuned_on(tuned: dict[str, Any] | None, data: PatchDataset, data_digest: str) -> set[str]:
+    """Codes of the patients that a trained run was tuned on, the last time and before: of validation splits alone."""
+    codes: set[str] = set()
+    while tuned:
+        codes |= (_patients(tuned.get("data"), data, data_digest) or {"val": set()})["val"]
+        tuned = tuned.get("before")
+    return codes
