@@ -8,11 +8,10 @@ from counterstain.report.evaluation import (
     compare_evaluations,
     evaluate,
     refuse_other_classes,
-    same_protocol,
 )
 from counterstain.report.gate import Gate, GatedModel, refuse_other_gate
 from counterstain.report.opened import open_test_split
-from counterstain.report.protocol import ScoringProtocol
+from counterstain.report.protocol import ScoringProtocol, refuse_other_protocol
 from counterstain.report.robustness import Kept, RobustnessSettings, RobustnessTable, measure_robustness
 from counterstain.report.seen import notes_on_patients
 from counterstain.report.slides import SlideScores, score_slide
@@ -37,6 +36,6 @@ __all__ = [
     "open_test_split",
     "refuse_other_classes",
     "refuse_other_gate",
-    "same_protocol",
+    "refuse_other_protocol",
     "score_slide",
 ]

@@ -212,15 +212,6 @@ def protocol_of(model: DenseModel, predict: PredictSettings, settings: EvaluateS
     return ScoringProtocol(settings.protocol, settings.gate, predict.tta, known)
 
 
-def same_protocol(one: Evaluation, other: Evaluation) -> None:
-    """Refuses to set two evaluations of different protocols side by side.
-
-    Raises:
-        InputError: When which pixels count, the gate or the views of test-time augmentation differ.
-    """
-    refuse_other_protocol(one.protocol, other.protocol)
-
-
 def compare_evaluations(one: Evaluation, other: Evaluation, settings: BootstrapSettings | None = None) -> Interval:
     """The mean IoU of one model less that of another on the same images, patients resampled alike for both.
 
@@ -232,7 +223,7 @@ def compare_evaluations(one: Evaluation, other: Evaluation, settings: BootstrapS
     Raises:
         InputError: When protocols, classes or images differ, or there are fewer than two patients.
     """
-    same_protocol(one, other)
+    refuse_other_protocol(one.protocol, other.protocol)
     if one.class_names != other.class_names:
         raise InputError(
             f"Evaluations of the classes {', '.join(one.class_names)} and {', '.join(other.class_names)} were given; a "

@@ -53,7 +53,7 @@ def refuse_other_protocol(protocol: ScoringProtocol, other: ScoringProtocol) -> 
     """Refuses to set numbers of two protocols side by side.
 
     Raises:
-        InputError: When a rule differs.
+        InputError: When which pixels count, the gate or the views of test-time augmentation differ.
     """
     differing = [name for name in _RULES if getattr(protocol, name) != getattr(other, name)]
     if differing:
