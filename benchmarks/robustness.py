@@ -4,20 +4,24 @@
 
 Every model maps the same images of a split under the same protocol; the truth is untouched. Intervals are over patients,
 as are those of each model's difference to the first one named. Finished cells are kept in each run folder, so that the same
-command goes on where it was interrupted. The test split counts as opened, and an interrupted one is opened with --again.
+command goes on where it was interrupted. What can be found wrong is before the test split counts as opened; an interrupted
+one is opened with --again.
 Prints JSON.
 """
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from command import command_given
 from counterstain.data import PatchDataset, open_patches
+from counterstain.errors import InputError, listed
 from counterstain.files import settings_hash
-from counterstain.infer import PredictSettings
+from counterstain.infer import PredictSettings, choose_runtime
+from counterstain.infer.settings import tile_sizes
 from counterstain.methods import load_dense_method, model_digest
 from counterstain.metrics import bootstrap_difference, mean_iou
 from counterstain.report import (
@@ -30,6 +34,8 @@ from counterstain.report import (
     measure_robustness,
     notes_on_patients,
     open_test_split,
+    refuse_other_classes,
+    refuse_other_gate,
 )
 
 
@@ -40,13 +46,56 @@ def named_run(text: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def measured(run: Path, data: PatchDataset, split: str, predict: PredictSettings, settings: RobustnessSettings) -> Any:
-    """A run's table; each choice of images, protocol and windows has a file of cells of its own."""
-    which = settings_hash(
-        data.digest(), split, predict.that_matter(), [settings.max_images, settings.seed, settings.scoring.gate]
+@dataclass(frozen=True)
+class Question:
+    """What every run is asked."""
+
+    data: PatchDataset
+    digest: str
+    split: str
+    again: bool
+    predict: PredictSettings
+    settings: RobustnessSettings
+
+    def cells_of(self, run: Path) -> Kept:
+        """Each choice of images, protocol, windows and precision has a file of cells of its own."""
+        precision = choose_runtime(self.predict.device, self.predict.precision).precision
+        which = settings_hash(
+            self.digest,
+            self.split,
+            {**self.predict.that_matter(), "precision": precision},
+            [self.settings.max_images, self.settings.seed, self.settings.scoring.gate],
+        )
+        return Kept(run / f"robustness_{self.split}_{which[:8]}.json", model_digest(run))
+
+
+def check(run: Path, asked: Question) -> None:
+    """Refuses what can't be scored, before the split is opened for any run.
+
+    Raises:
+        InputError: When classes differ, the gate can't be given, tiles don't fit, or an image has no mask.
+    """
+    method = load_dense_method(run)
+    refuse_other_classes(method, asked.data)
+    refuse_other_gate(method, asked.settings.scoring.gate)
+    tile_sizes(method.input, asked.predict, map_stride=1)
+    unmasked = [str(record.image) for record in asked.data.split(asked.split) if record.mask is None]
+    if unmasked:
+        raise InputError(listed(f"Images of the {asked.split} split have no mask to score against:", unmasked))
+
+
+def measured(run: Path, asked: Question) -> tuple[RobustnessTable, dict[str, Any]]:
+    """A run's table, and what the result says of the run."""
+    openings = open_test_split(run, asked.digest, asked.again) if asked.split == "test" else []
+    table = measure_robustness(
+        load_dense_method(run), asked.data, asked.split, asked.predict, asked.settings, asked.cells_of(run)
     )
-    kept = Kept(run / f"robustness_{split}_{which[:8]}.json", model_digest(run))
-    return measure_robustness(load_dense_method(run), data, split, predict, settings, kept)
+    return table, {
+        "model_digest": model_digest(run),
+        "test_openings": len(openings),
+        **table.to_json(),
+        "notes": [*table.protocol.notes, *notes_on_patients(run, asked.data, asked.split, asked.digest)],
+    }
 
 
 def differences(table: RobustnessTable, first: RobustnessTable) -> dict[str, list[dict[str, Any]]]:
@@ -63,7 +112,7 @@ def differences(table: RobustnessTable, first: RobustnessTable) -> dict[str, lis
     }
 
 
-def main() -> None:
+def options_given() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=named_run, nargs="+", metavar="NAME=RUN")
     parser.add_argument("--data", type=Path, required=True)
@@ -82,22 +131,26 @@ def main() -> None:
     names = [name for name, _ in options.runs]
     if len(set(names)) < len(names):
         parser.error(f"the names {names} were given; every run needs one of its own")
+    return options
 
+
+def question(options: argparse.Namespace) -> Question:
     data = open_patches(options.data, options.layout)
     predict = PredictSettings(tta=options.tta, overlap=options.overlap)
     scoring = EvaluateSettings(protocol=options.protocol, gate=options.gate)
     settings = RobustnessSettings(tuple(options.corruptions), options.max_images, options.seed, scoring)
+    return Question(data, data.digest(), options.split, options.again, predict, settings)
+
+
+def main() -> None:
+    options = options_given()
+    asked = question(options)
+    for _, run in options.runs:
+        check(run, asked)
     tables: dict[str, RobustnessTable] = {}
-    models: dict[str, Any] = {}
+    models: dict[str, dict[str, Any]] = {}
     for name, run in options.runs:
-        openings = open_test_split(run, data.digest(), options.again) if options.split == "test" else []
-        tables[name] = measured(run, data, options.split, predict, settings)
-        models[name] = {
-            "model_digest": model_digest(run),
-            "test_openings": len(openings),
-            **tables[name].to_json(),
-            "notes": [*tables[name].protocol.notes, *notes_on_patients(run, data, options.split, data.digest())],
-        }
+        tables[name], models[name] = measured(run, asked)
     first = next(iter(tables.values()))
     if len(first.patients) > 1:
         for name in list(tables)[1:]:
@@ -105,11 +158,11 @@ def main() -> None:
     draw_robustness(tables, options.plot)
     result = {
         "what": "mean IoU under corruption; strength 0 is the images as they are",
-        "command": " ".join(["python benchmarks/robustness.py", *(f"{name}=RUN" for name in names), "--data DATA"]),
+        "command": command_given(),
         "date": datetime.now(UTC).date().isoformat(),
-        "data": data.summary(),
-        "data_digest": data.digest(),
-        "settings": {**asdict(settings), "tta": options.tta, "overlap": options.overlap},
+        "data": asked.data.summary(),
+        "data_digest": asked.digest,
+        "settings": {**asdict(asked.settings), "tta": options.tta, "overlap": options.overlap},
         "models": models,
     }
     print(json.dumps(result, indent=2, allow_nan=False))

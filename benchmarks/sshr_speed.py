@@ -2,7 +2,8 @@
 
 Training steps a second as the method trains (augmentation, four losses, optimiser), latency of a patch alone and in batches
 up to the best one, gates and fusion included; and the rate of large matrix products in the same precision, measured in the
-same run, as the limit. A training step is counted as three forward passes. With `--profile` the slowest operators.
+same run, as the limit. A training step is counted as three forward passes. cuDNN's autotuner stays off, as in use. With
+`--profile` the slowest operators.
 
     python benchmarks/sshr_speed.py [--batches 1 8 32 128] [--profile] > result.json
 """
@@ -11,7 +12,6 @@ import argparse
 import json
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from command import command_given
 from counterstain.methods import SSHR, InputSpec, SSHRConfig
 from counterstain.methods.sshr import learn_cams, parameter_groups
 from counterstain.models.count import count
@@ -107,7 +108,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20 if CUDA else 3)
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
-    torch.backends.cudnn.benchmark = True
     config = replace(SSHRConfig(), backbone=options.backbone, presence_thresholds=0.5)
     method = SSHR(config, CLASSES, InputSpec(options.px, 0, None))
     macs = count(method.network, options.px, options.px).macs
@@ -127,7 +127,7 @@ def main() -> None:
         "latency_over_limit": best / (macs / limit * 1000),
         "training_images_per_s": options.train_batch / step,
         "training_share_of_limit": 3 * macs * options.train_batch / step / limit,
-        "command": " ".join(["python benchmarks/sshr_speed.py", *sys.argv[1:]]),
+        "command": command_given(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {
             "device": torch.cuda.get_device_name() if CUDA else "cpu",
