@@ -132,3 +132,9 @@ def test_a_run_is_not_replaced(imported: Path, checkpoint: Path, capsys: pytest.
     assert run(["models", "import", str(checkpoint), str(imported), "--layout", "bcss_wsss"]) == WRONG_USE
     assert "no run is replaced" in capsys.readouterr().err
     assert (imported / "model.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["import", "tune"])
+def test_help_offers_no_flag_that_empties_a_list(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", command, "--help"]) == OK
+    assert "--empty" not in capsys.readouterr().out
