@@ -79,6 +79,25 @@ def test_training_stops_early_only_when_asked(tmp_path: Path) -> None:
         fit(Regression(), loader(), tmp_path, settings)
 
 
+def test_a_run_that_stopped_early_is_not_trained_on_when_it_is_taken_up_again(tmp_path: Path) -> None:
+    settings = TrainSettings(epochs=4, batch_size=4, patience=1)
+    networks = [Regression(), Regression()]
+    for network in networks:
+        fit(network, loader(), tmp_path, settings, val_loader=DataLoader(Points(4), batch_size=4))
+        assert read_json(tmp_path / "training.json")["epochs"] == 2
+        assert len(read_losses(tmp_path / "losses.csv")) == 2 * 5
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_patience_goes_on_counting_where_a_run_was_stopped(tmp_path: Path) -> None:
+    settings, val_loader = TrainSettings(epochs=9, batch_size=4, patience=2), DataLoader(Points(4), batch_size=4)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(Regression(stop_at_step=12), loader(), tmp_path, settings, val_loader)
+    fit(Regression(), loader(), tmp_path, settings, val_loader)
+    assert read_json(tmp_path / "training.json")["epochs"] == 3
+
+
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="Lower the learning rate"):
         fit(Regression(lr=1e20), loader(), tmp_path, SETTINGS)

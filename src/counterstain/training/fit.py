@@ -179,12 +179,24 @@ def _callbacks(run: Path, settings: TrainSettings, counter: log.Counter) -> "lis
     from lightning.pytorch import Callback
     from lightning.pytorch.callbacks import EarlyStopping
 
+    # It looks right after validation: at an epoch's end it comes after Keeper, and the checkpoint would lack its count.
+    stopper = (
+        EarlyStopping("val_loss", patience=settings.patience, mode="min", check_on_train_epoch_end=False)
+        if settings.patience is not None
+        else None
+    )
+
     class Keeper(Callback):
         """Seeds each step, keeps the loss curve, saves after each epoch."""
 
         def __init__(self) -> None:
             self._losses: list[tuple[int, float]] = []
             self._epoch_start = 0.0
+
+        def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+            # Lightning forgets that it had stopped: a run killed after its last epoch would train one more
+            if stopper is not None and (stopper.stopped_epoch or stopper.wait_count >= stopper.patience):
+                trainer.should_stop = True
 
         def on_train_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
             self._epoch_start = time.monotonic()
@@ -214,10 +226,7 @@ def _callbacks(run: Path, settings: TrainSettings, counter: log.Counter) -> "lis
             _save_checkpoint(trainer, run / "checkpoints" / "last.ckpt")
             self._losses = []
 
-    callbacks: list[Callback] = [Keeper()]
-    if settings.patience is not None:
-        callbacks.insert(0, EarlyStopping("val_loss", patience=settings.patience, mode="min"))
-    return callbacks
+    return [Keeper()] if stopper is None else [stopper, Keeper()]
 
 
 def _save_checkpoint(trainer: "Trainer", path: Path) -> None:
