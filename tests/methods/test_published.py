@@ -62,6 +62,8 @@ LISTED = {
 }
 WORDED = PLAIN | {"semantic_scale": "hfrm{tap}.gamma_sem", "context_scale": "hfrm{tap}.gammaCtx"}
 HALF_WORDED = PLAIN | {"semantic_scale": "hfrm{tap}.scale", "context_scale": "hfrm{tap}.scale_smooth"}
+LETTERED = LISTED | {"semantic_scale": "rectifiers.{index}.GSR.s", "context_scale": "rectifiers.{index}.CH.c"}
+CAMEL = PLAIN | {"semantic_scale": "hfrm{tap}.gS", "context_scale": "hfrm{tap}.gC"}
 UNTOLD = PLAIN | {"semantic_scale": "hfrm{tap}.alpha", "context_scale": "hfrm{tap}.beta"}
 
 
@@ -196,7 +198,9 @@ def images(rows: int = 44, columns: int = 35) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "names", [PLAIN, LISTED, WORDED, HALF_WORDED], ids=["plain", "listed", "worded", "half worded"]
+    "names",
+    [PLAIN, LISTED, WORDED, HALF_WORDED, LETTERED, CAMEL],
+    ids=["plain", "listed", "worded", "half worded", "lettered", "camel"],
 )
 def test_a_published_checkpoint_gives_the_published_cams(names: Mapping[str, str]) -> None:
     assert_same_cams(published_state(SMALL, names), images(), names)
@@ -311,6 +315,28 @@ def test_scales_whose_names_say_nothing_are_refused_until_the_user_says() -> Non
     told = adopt_published(state, some | rest).state
     expected = adopt_published(published_state(SMALL)).state
     assert all(torch.equal(told[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("semantic", "context"),
+    [("gamma_s", "gamma_c"), ("s", "c"), ("scale", "scale_ch"), ("mlp.c", "scale"), ("sem_c", "ctx_s")],
+)
+def test_letters_that_may_stand_for_spatial_and_channel_decide_nothing(semantic: str, context: str) -> None:
+    names = PLAIN | {"semantic_scale": f"hfrm{{tap}}.{semantic}", "context_scale": f"hfrm{{tap}}.{context}"}
+    with pytest.raises(WeightsError) as caught:
+        adopt_published(published_state(SMALL, names))
+    doubted = [semantic, context] if semantic != "mlp.c" else [semantic]
+    for name in doubted:
+        assert f"hfrm56.{name} 1: its name does not say whether it scales the semantic" in str(caught.value)
+
+
+@pytest.mark.parametrize("units", [(30, 32, 32), (30, 30, 30)])
+def test_hidden_units_that_no_whole_number_gives_are_refused(units: tuple[int, int, int]) -> None:
+    state = adopt_published(published_state(SMALL)).state
+    for level, rows in enumerate(units):
+        state[f"hfrm.{level}.squeeze.weight"] = torch.zeros(rows, 256)
+    with pytest.raises(WeightsError, match=f"{', '.join(map(str, units))} hidden units for 256 deep channels"):
+        published_config(state)
 
 
 def flat(state: State) -> State:
@@ -440,7 +466,7 @@ def test_a_loaded_checkpoint_has_the_dataset_s_classes_and_the_released_threshol
     method = luad.method
     assert method.classes == LUAD_HISTOSEG.classes
     assert method.thresholds == (0.2,) * 4
-    assert luad.provenance["thresholds"] == "of the released code"
+    assert luad.provenance["thresholds"] == "of the released code, June 2026"
     assert (method.input.tile_px, method.input.halo_px, method.input.mpp) == (224, 56, 1.0)
     assert method.input.white_is_background
     bcss = load_published(checkpoint, BCSS_WSSS).method

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from counterstain.errors import InputError
+from counterstain.errors import InputError, WeightsError
 from counterstain.files import whole_hash
 from counterstain.layouts import PatchLayout
 from counterstain.methods.artefacts import refuse_filled, write_untrained
@@ -27,7 +27,10 @@ from counterstain.models.published import Adopted, Decision, adopt_published
 from counterstain.models.weights import load_state, read_state
 
 RELEASED_THRESHOLDS = {"luad_histoseg": 0.2, "bcss_wsss": 0.8}
-"""Above which a class is judged present, by dataset. Source: the released code; the paper has none."""
+"""Above which a class is judged present, by dataset.
+
+Source: the released code as of June 2026; for BCSS it had 0.5 before and one for each class after. The paper has none.
+"""
 
 _PATCH_PX = 224  # of the released training, for datasets whose patches vary
 _DEPTHS = {"b2": 3, "b3": 3, "b4": 6, "b5": 3}
@@ -86,7 +89,7 @@ def load_published(
         "imported_from": path.name,
         "sha256": whole_hash(path),
         "data": {"layout": layout.name},
-        "thresholds": "of the released code" if thresholds is None else "as given",
+        "thresholds": "of the released code, June 2026" if thresholds is None else "as given",
         "tensors": {one.ours: {"given": one.given, "why": one.why} for one in adopted.decisions},
     }
     return Published(method, adopted, provenance)
@@ -97,12 +100,15 @@ def published_config(state: Mapping[str, Tensor]) -> SSHRConfig:
 
     Args:
         state: As `adopt_published` gives it.
+
+    Raises:
+        WeightsError: When no reduction of deep channels gives the modules' hidden units.
     """
     config: SSHRConfig = SSHR.presets["paper"]
     squeeze, smooth = state.get("hfrm.0.squeeze.weight"), state.get("hfrm.0.smooth.weight")
     config = replace(config, semantic=squeeze is not None, context=smooth is not None)
     if squeeze is not None:
-        config = replace(config, reduction=max(1, squeeze.shape[1] // squeeze.shape[0]))
+        config = replace(config, reduction=_reduction([state[f"hfrm.{level}.squeeze.weight"] for level in range(3)]))
     if smooth is not None:
         first, second, third = (state[f"hfrm.{level}.smooth.weight"].shape[2] for level in range(3))
         config = replace(config, kernels=(first, second, third))
@@ -112,6 +118,19 @@ def published_config(state: Mapping[str, Tensor]) -> SSHRConfig:
     if depths != _DEPTHS:
         options["depths"] = tuple(depths[stage] for stage in _DEPTHS)
     return replace(config, backbone_options=options)
+
+
+def _reduction(squeezes: Sequence[Tensor]) -> int:
+    """Deep channels for each hidden unit, from the first matrices (hidden units, deep channels) of the three modules."""
+    hidden, deep = [squeeze.shape[0] for squeeze in squeezes], squeezes[0].shape[1]
+    reduction = max(1, deep // hidden[0])
+    if set(hidden) != {deep // reduction}:
+        raise WeightsError(
+            f"The checkpoint's channel weighing has {', '.join(map(str, hidden))} hidden units for {deep} deep channels; "
+            "equal numbers, the channels divided by a whole number, were expected. Give a checkpoint of SSHR as it was "
+            "published."
+        )
+    return reduction
 
 
 def _thresholds(layout: PatchLayout, given: Sequence[float] | None) -> tuple[float, ...]:

@@ -29,11 +29,13 @@ _BRANCHES = {
     "semantic": ("squeeze.weight", "excite.weight", "semantic_scale"),
     "context": ("smooth.weight", "context_scale"),
 }
-# Beginnings of words, and whole words: the paper gives its two scales the indices s and c.
+# Beginnings of words, and whole words: g_s and g_c are the paper's two scales.
 _WORDS = {
-    "semantic": (("sem", "gsr"), ("s", "gs")),
-    "context": (("ctx", "context", "smooth"), ("c", "gc", "ch")),
+    "semantic": (("sem", "gsr"), ("gs",)),
+    "context": (("ctx", "context", "smooth"), ("gc",)),
 }
+# Letters that may stand for spatial and channel too: they tell nothing, and put in doubt what does not agree with them.
+_LETTERS = {"s": "semantic", "c": "context", "ch": "context"}
 _SQUEEZE, _SCALE = "hfrm.?.squeeze.weight", "hfrm.?.?_scale"
 _NAMES = (
     *(f"{norm}.{part}" for norm in _TAP_NORMS for part in ("weight", "bias", "running_mean", "running_var")),
@@ -276,17 +278,36 @@ def _scales(levels: Mapping[str, str], placed: Mapping[str, str]) -> Told:
 
 
 def _reasons(name: str, placed: Mapping[str, str]) -> dict[str, str]:
-    """What speaks for each branch that a number may scale: the tensors beside it, the last telling words of its name."""
+    """What speaks for each branch that a number may scale: the tensors beside it, the last telling words of its name.
+
+    Letters that don't agree with these, or stand alone, speak for every branch: that is a doubt.
+    """
     reasons: dict[str, str] = {}
     path, branches = _beside(name, placed, _branch)
     if len(branches) == 1:
         reasons[branches.pop()] = f"beside others of '{path}'"
+    letters: dict[str, str] = {}
     for part in reversed(name.split(".")):
-        words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", part)]
+        words = _words(part)
+        letters |= {_LETTERS[word]: f"'{word}' in its name" for word in words if word in _LETTERS}
         said = {branch: word for word in words for branch in _BRANCHES if _speaks_for(word, branch)}
         if said:
-            return {branch: f"'{word}' in its name" for branch, word in said.items()} | reasons
+            reasons = {branch: f"'{word}' in its name" for branch, word in said.items()} | reasons
+            break
+    if letters and set(letters) != set(reasons):
+        return dict.fromkeys(_BRANCHES, "letters that may mean either") | letters | reasons
     return reasons
+
+
+def _words(part: str) -> list[str]:
+    """The words of a name between two dots, in small letters; "g" and the letter behind it are one: g_s, gS, gs."""
+    words: list[str] = []
+    for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", part):
+        if words and words[-1] == "g" and word.lower() in ("s", "c"):
+            words[-1] += word.lower()
+        else:
+            words.append(word.lower())
+    return words
 
 
 def _speaks_for(word: str, branch: str) -> bool:
