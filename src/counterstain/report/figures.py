@@ -49,6 +49,7 @@ def draw_comparison(rows: Sequence[Row], title: str, baseline: float | None, pat
     level = next((row.mean_iou.level for row in rows if row.mean_iou), 0.95)
     left.set_xlabel(f"mean IoU (%); bar: {100 * level:g} % over patients, ticks: seeds")
     right.set_xlabel("over the reference (points), paired by patient")
+    right.locator_params(axis="x", nbins=5)
     for axes in (left, right):
         axes.grid(axis="x", alpha=0.3)
         for side in ("top", "right", "left"):
