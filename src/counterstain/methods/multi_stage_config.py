@@ -17,9 +17,8 @@ _POSITIVE = (
     "second_scale",
     "second_learning_rate",
     "second_scratch_factor",
-    "attention_decay",
-    "attention_floor",
 )
+_FROM_ZERO = ("attention_start_epoch", "momentum", "second_momentum")
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class MultiStageConfig:
         stain_sigma: Strength of random stain changes in training, ours; 0 is none.
 
     Raises:
-        InputError: When a scale, rate or factor is not above 0, or taps and layer weights don't go together.
+        InputError: When a setting is outside its range, or taps and layer weights don't go together.
     """
 
     backbone: str = "wide_resnet38"
@@ -124,6 +123,19 @@ class MultiStageConfig:
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise InputError(f"Setting {name!r} was given as {getattr(self, name)}; it must be above 0.")
+        for name in _FROM_ZERO:
+            if getattr(self, name) < 0:
+                raise InputError(f"Setting {name!r} was given as {getattr(self, name)}; it must be 0 or more.")
+        for name in ("attention_decay", "attention_floor"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(
+                    f"Setting {name!r} was given as {getattr(self, name)}; it must be above 0 and at most 1."
+                )
+        for name, shares in (("dropout", (self.dropout,)), ("second_dropouts", self.second_dropouts)):
+            if not all(0 <= share < 1 for share in shares):
+                raise InputError(
+                    f"Setting {name!r} was given as {getattr(self, name)}; from 0 to below 1 was expected."
+                )
         for name in ("stage_one_epochs", "second_epochs"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"Setting {name!r} was given as {getattr(self, name)}; it must be at least 1.")

@@ -162,10 +162,14 @@ def begin_from(folder: Path, source: str) -> None:
     Args:
         folder: All of it is ours.
         source: A hash.
+
+    Raises:
+        OSError: When what is there can't be removed: with the new source beside it, it would pass for the new one's.
     """
     note = folder / "source.json"
     if not note.exists() or read_json(note)["source"] != source:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)
         write_json(note, {"source": source})
 
 
