@@ -10,8 +10,9 @@ from counterstain.models.backbones import BACKBONES, Backbone, build_backbone, l
 from counterstain.models.classifier import CamClassifier
 from counterstain.models.count import Count, count
 from counterstain.models.deeplab import DeepLabSettings, DeepLabV3Plus
+from counterstain.models.groups import ParameterGroups
 from counterstain.models.hfrm import HFRM
-from counterstain.models.sshr import ParameterGroups, SSHRNetwork, SSHRNetworkSettings
+from counterstain.models.sshr import SSHRNetwork, SSHRNetworkSettings
 from counterstain.models.weights import Audit, digest, load_state, read_state, write_state
 
 __all__ = [

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from counterstain.errors import InputError
 from counterstain.models.backbones import Backbone
-from counterstain.models.groups import groups_around
-from counterstain.models.sshr import ParameterGroups
+from counterstain.models.groups import ParameterGroups, groups_around
 
 _RATES_STRIDE = 16  # the output stride that the paper gives its rates for
 

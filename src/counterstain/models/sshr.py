@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from counterstain.errors import InputError
 from counterstain.models.backbones import Backbone
+from counterstain.models.groups import ParameterGroups, groups_of
 from counterstain.models.hfrm import HFRM
 
 Cams = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -44,23 +45,6 @@ class SSHRNetworkSettings:
     dropout: float = 0.5
     tap_norms: bool = True
     head_gain: float = 1.0
-
-
-@dataclass(frozen=True)
-class ParameterGroups:
-    """All parameters of a network, frozen ones too, by how they are to be trained.
-
-    Args:
-        weights: Of the backbone: everything but biases, norms' factors too.
-        biases: Of the backbone, norms' shifts too.
-        new_weights: Of heads and rectification, with its scales: what never has pretrained values.
-        new_biases: Of the heads.
-    """
-
-    weights: tuple[nn.Parameter, ...]
-    biases: tuple[nn.Parameter, ...]
-    new_weights: tuple[nn.Parameter, ...]
-    new_biases: tuple[nn.Parameter, ...]
 
 
 class SSHRNetwork(nn.Module):
@@ -124,16 +108,7 @@ class SSHRNetwork(nn.Module):
     def parameter_groups(self) -> ParameterGroups:
         """All parameters by how they are to be trained."""
         new = ("heads.", "deep_head.", "hfrm.")
-        named = list(self.named_parameters())
-
-        def pick(is_new: bool, is_bias: bool) -> tuple[nn.Parameter, ...]:
-            return tuple(
-                parameter
-                for name, parameter in named
-                if name.startswith(new) == is_new and name.endswith("bias") == is_bias
-            )
-
-        return ParameterGroups(pick(False, False), pick(False, True), pick(True, False), pick(True, True))
+        return groups_of(self, lambda name, _: name.startswith(new))
 
     def train(self, mode: bool = True) -> Self:
         """Switches to training, what is frozen excepted."""
