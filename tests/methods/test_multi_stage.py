@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
+from torch.nn import functional as F
 
 from counterstain.data import PatchDataset, read_image
 from counterstain.data.augment import AugmentSettings
@@ -23,7 +24,9 @@ from counterstain.methods.base import InputSpec
 from counterstain.methods.first_stage import FirstStageSettings, attention_gamma
 from counterstain.methods.multi_stage import halo_px
 from counterstain.methods.optimise import four_groups, rate_share, two_groups
+from counterstain.methods.pseudo_masks import strongest_labelled
 from counterstain.methods.second_stage import SecondStageSettings, blurred, layer_loss, varied
+from counterstain.models import build_backbone
 from counterstain.models.weights import digest, write_state
 from counterstain.results import UNCOVERED, Classes
 from counterstain.settings import build, to_tree
@@ -70,8 +73,13 @@ def test_it_overfits_a_few_patches(textures: PatchDataset, tmp_path: Path) -> No
     assert pixel_accuracy(method, textures) > 0.85
 
 
-def test_what_each_stage_took_is_told(textures: PatchDataset, tmp_path: Path) -> None:
+def test_what_each_stage_took_is_told(
+    textures: PatchDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     created(textures, replace(CONFIG, second_epochs=3)).fit(textures, tmp_path, TRAINING)
+    assert "classifier learns for 2 epochs, the segmenter for 3" in capsys.readouterr().err
+    asked = read_json(tmp_path / "model.json")["provenance"]["stage_epochs"]
+    assert asked == {"classification": 2, "segmentation": 3}
     told = read_json(tmp_path / "training.json")
     stages = [read_json(tmp_path / name / "training.json") for name in ("stage1", "stage2")]
     masks = read_json(tmp_path / "pseudo_masks" / "minutes.json")["minutes"]
@@ -242,8 +250,63 @@ def test_presence_decides_what_is_shown(textures: PatchDataset) -> None:
 def test_both_stages_can_see_images_enlarged(textures: PatchDataset, tmp_path: Path) -> None:
     method = created(textures, replace(CONFIG, scale=1.5, second_scale=0.75))
     method.fit(textures, tmp_path, replace(TRAINING, epochs=1))
-    assert method.predict_maps(torch.rand(1, 3, 32, 40)).shape == (1, 2, 32, 40)
-    assert np.asarray(Image.open(tmp_path / "pseudo_masks" / "tap1" / "0.png")).shape == (32, 32)
+    images_BCHW = torch.rand(2, 3, 32, 40, generator=torch.Generator().manual_seed(0))
+    network = method.network.eval()
+    with torch.no_grad():
+        larger_BCHW = F.interpolate(images_BCHW, size=(48, 60), mode="bilinear")
+        smaller_BCHW = F.interpolate(images_BCHW, size=(24, 30), mode="bilinear", antialias=True)
+        presence_BK = network.classifier(larger_BCHW).sigmoid()
+        logits_BKHW = F.interpolate(network.segmenter(smaller_BCHW), size=(32, 40), mode="bilinear")
+        plain_BK, plain_BKHW = network.classifier(images_BCHW).sigmoid(), network.segmenter(images_BCHW).softmax(1)
+    assert torch.allclose(method.presence(images_BCHW), presence_BK, atol=1e-6)
+    everything_BK = torch.ones(2, 2, dtype=torch.bool)
+    maps_BKHW = method.predict_maps(images_BCHW, everything_BK)
+    assert torch.allclose(maps_BKHW, logits_BKHW.softmax(1), atol=1e-6)
+    assert not torch.allclose(presence_BK, plain_BK, atol=1e-4), "scales make a difference"
+    assert not torch.allclose(maps_BKHW, plain_BKHW, atol=1e-4)
+
+
+def test_pseudo_masks_are_of_enlarged_patches_at_the_patches_size(textures: PatchDataset, tmp_path: Path) -> None:
+    method = created(textures, replace(CONFIG, scale=1.5, taps=(3,), layer_weights=(1.0,)))
+    method.fit(textures, tmp_path, replace(TRAINING, epochs=1))
+    found, expected, plain = [], [], []
+    for index, record in enumerate(textures.train):
+        image_BCHW = torch.from_numpy(read_image(record.image)).permute(2, 0, 1)[None].float() / 255
+        larger_BCHW = F.interpolate(image_BCHW, size=(48, 48), mode="bilinear")
+        found.append(np.asarray(Image.open(tmp_path / "pseudo_masks" / "tap3" / f"{index}.png")))
+        for seen_BCHW, masks in ((larger_BCHW, expected), (image_BCHW, plain)):
+            with torch.no_grad():
+                cams_BKhw = method.network.classifier.eval().cams(seen_BCHW)
+            masks.append(strongest_labelled(cams_BKhw, torch.tensor([record.label]), (32, 32))[0].numpy())
+    assert (np.stack(found) == np.stack(expected)).mean() > 0.999
+    assert (np.stack(found) == np.stack(plain)).mean() < 0.999, "the scale makes a difference"
+
+
+def test_weights_that_have_seen_pixel_truth_are_told_and_remembered(
+    textures: PatchDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = build_backbone("resnet18", output_stride=16)
+    whole = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+    files = {
+        "plain": whole,
+        "deeplab": {**whole, "decoder.last.weight": torch.ones(1), "aspp.conv.weight": torch.ones(1)},
+    }
+    for name, state in files.items():
+        write_state(tmp_path / f"{name}.safetensors", state)
+        config = replace(
+            CONFIG,
+            second_backbone="resnet18",
+            second_backbone_options={"output_stride": 16},
+            second_weights=tmp_path / f"{name}.safetensors",
+        )
+        method = created(textures, config)
+        assert ("pixel truth" in capsys.readouterr().err) == (name == "deeplab")
+        method.save(tmp_path / name)
+        provenance = read_json(tmp_path / name / "model.json")["provenance"]
+        assert provenance.get("second_weights_saw_pixel_truth", False) == (name == "deeplab")
+        assert "weights_saw_pixel_truth" not in provenance
+        loaded = load_dense_method(tmp_path / name)
+        assert loaded.pretrained == method.pretrained
 
 
 @pytest.mark.parametrize("name", MultiStage.presets)
@@ -281,7 +344,11 @@ def test_the_published_pipeline_has_the_published_numbers() -> None:
     assert config.second_optimiser.momentum == 0.9
     for part, groups in ((network.classifier, first), (network.segmenter, second)):
         assert sum(len(group["params"]) for group in groups) == len(list(part.parameters()))
-    assert [rate_share(step, 100, config) for step in (0, 50, 100)] == [1.0, pytest.approx(0.5**0.9), 0.0]
+    assert [rate_share(step, 100, config.second_optimiser) for step in (0, 50, 100)] == [
+        1.0,
+        pytest.approx(0.5**0.9),
+        0.0,
+    ]
 
 
 def test_attention_hides_more_from_epoch_to_epoch() -> None:
@@ -346,7 +413,7 @@ def test_pretrained_weights_of_both_stages_are_loaded_and_remembered(textures: P
     assert provenance["weights_digest"] != provenance["second_weights_digest"]
     loaded = load_dense_method(tmp_path / "run")
     assert isinstance(loaded, MultiStage)
-    assert loaded.weights_digests == method.weights_digests
+    assert loaded.pretrained == method.pretrained
     write_state(files["second_weights"], created(textures, seed=8).network.segmenter.backbone.state_dict())
     with pytest.raises(StaleResultError):
         method.fit(textures, tmp_path / "run", replace(TRAINING, epochs=1))
@@ -361,6 +428,13 @@ def test_pretrained_weights_of_both_stages_are_loaded_and_remembered(textures: P
         ({"scale": 0.0}, "'scale'"),
         ({"second_learning_rate": -1.0}, "'second_learning_rate'"),
         ({"second_epochs": 0}, "'second_epochs'"),
+        ({"attention_decay": 1.01}, "'attention_decay'"),
+        ({"attention_floor": 0.0}, "'attention_floor'"),
+        ({"attention_start_epoch": -1}, "'attention_start_epoch'"),
+        ({"momentum": -0.1}, "'momentum'"),
+        ({"second_momentum": -0.1}, "'second_momentum'"),
+        ({"dropout": 1.0}, "'dropout'"),
+        ({"second_dropouts": (0.5, -0.1, 0.1)}, "'second_dropouts'"),
         ({"taps": ()}, "'taps'"),
         ({"taps": (3, 1)}, "'taps'"),
         ({"taps": (1, 4)}, "'taps'"),

@@ -17,6 +17,7 @@ from counterstain.errors import InputError, MissingFileError, StaleResultError, 
 from counterstain.files import read_json
 from counterstain.methods import METHODS, SSHR, SSHRConfig, find_method, load_dense_method, load_method, model_digest
 from counterstain.methods.base import InputSpec
+from counterstain.methods.gate import validation_scores
 from counterstain.methods.optimise import rate_share
 from counterstain.methods.sshr import halo_px, parameter_groups
 from counterstain.results import Classes
@@ -165,7 +166,7 @@ def test_validation_images_of_any_size_choose_thresholds(textures: PatchDataset,
             Image.open(path).resize((side, side), Image.Resampling.NEAREST).save(tmp_path / f"{number}_{kind}.png")
         image, mask = tmp_path / f"{number}_image.png", tmp_path / f"{number}_mask.png"
         records.append(replace(record, image=image, mask=mask))
-    scores = created(textures).validation_scores(replace(textures, val=tuple(records)))
+    scores = validation_scores(replace(textures, val=tuple(records)), 32, created(textures).judge, torch.device("cpu"))
     assert len(scores.presence_NC) == 1 + 1 + 4 + 49 + 1 + 1
 
 
@@ -227,7 +228,7 @@ def test_parts_of_the_rectifier_can_have_a_rate_of_their_own(textures: PatchData
 
 
 def test_the_schedule_rises_then_falls_to_zero_as_a_power() -> None:
-    paper, warm = SSHRConfig(), SSHRConfig(warmup_steps=10)
+    paper, warm = SSHRConfig().optimiser, SSHRConfig(warmup_steps=10).optimiser
     assert [rate_share(step, 100, paper) for step in (0, 50, 100)] == [1.0, pytest.approx(0.5**0.9), 0.0]
     assert rate_share(0, 100, warm) == pytest.approx(0.1)
     assert rate_share(9, 100, warm) == rate_share(9, 100, paper)

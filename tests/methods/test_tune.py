@@ -10,7 +10,9 @@ from counterstain.data import PatchDataset
 from counterstain.errors import ExistingOutputError, InputError, StaleResultError
 from counterstain.files import read_json
 from counterstain.methods import SSHR, load_dense_method, load_method, model_digest
-from counterstain.methods.sshr import PRESETS
+from counterstain.methods.gate import validation_scores
+from counterstain.methods.sshr import PRESETS, halo_px
+from counterstain.methods.thresholds import mean_iou
 from counterstain.methods.tune import FUSIONS, tune, write_tuned
 from counterstain.report import notes_on_patients
 from counterstain.results import Classes
@@ -20,9 +22,15 @@ from counterstain.training import TrainSettings
 @pytest.fixture(scope="module")
 def trained(textures: PatchDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tune") / "run"
-    config = replace(PRESETS["small"], presence_thresholds=0.9, fusion=(1.0, 0.0, 0.0, 0.0))
+    config = replace(
+        PRESETS["small"],
+        learning_rate=3e-3,
+        warmup_steps=3,
+        presence_thresholds=0.9,
+        fusion=(1.0, 0.0, 0.0, 0.0),
+    )
     method = SSHR.create(config, textures, tile_px=32, seed=1)
-    method.fit(textures, folder, TrainSettings(epochs=4, batch_size=8))
+    method.fit(textures, folder, TrainSettings(epochs=12, batch_size=8))
     return folder
 
 
@@ -39,6 +47,42 @@ def test_the_best_of_the_fusions_is_kept_with_its_own_thresholds(trained: Path, 
     alone = tune(method, textures, [found.method.config.fusion])
     assert alone.method.thresholds == found.method.thresholds
     assert (method.config.fusion, method.thresholds) == ((1.0, 0.0, 0.0, 0.0), (0.9, 0.9))
+
+
+def test_what_is_chosen_beats_what_it_started_from(trained: Path, textures: PatchDataset) -> None:
+    method = loaded(trained)
+    scores = validation_scores(textures, 32, method.judge, torch.device("cpu"))
+    before = mean_iou(scores, method.thresholds)
+    found = tune(method, textures, [method.config.fusion, *FUSIONS]).method
+    after = mean_iou(validation_scores(textures, 32, found.judge, torch.device("cpu")), found.thresholds)
+    assert after > before + 0.02
+
+
+def test_training_masks_are_never_read_nor_are_those_of_the_test_split(
+    trained: Path, textures: PatchDataset, tmp_path: Path
+) -> None:
+    method = loaded(trained)
+    broken = tmp_path / "mask.png"
+    broken.write_text("no image")
+    spoilt = tuple(replace(record, mask=broken) for record in textures.train)
+    found = tune(method, replace(textures, train=spoilt, test=spoilt), FUSIONS[:2])
+    assert found.tried == tune(method, textures, FUSIONS[:2]).tried
+
+
+def test_every_fusion_is_scored_as_if_it_were_alone(trained: Path, textures: PatchDataset) -> None:
+    method = loaded(trained)
+    together = tune(method, textures, FUSIONS).tried
+    assert len(set(together.values())) > 1
+    for fusion in FUSIONS:
+        assert tune(method, textures, [fusion]).tried == {fusion: together[fusion]}
+
+
+def test_the_margin_of_a_tile_follows_the_taps_that_are_used(textures: PatchDataset) -> None:
+    method = SSHR.create(replace(PRESETS["small"], fusion=(1.0, 0.0, 0.0, 0.0)), textures, tile_px=256, seed=1)
+    found = method.finished_with((0.0, 0.0, 0.5, 0.5), (0.5, 0.5))
+    assert (method.input.halo_px, found.input.halo_px) == (12, 24)  # three cells of 4 px and of 8 px
+    assert found.input == replace(method.input, halo_px=halo_px(found.config, 256))
+    assert found.network is method.network
 
 
 def test_the_command_writes_a_run_with_the_same_network(

@@ -8,17 +8,19 @@
 Does not know: any method.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from counterstain import __version__
+from counterstain import __version__, log
 from counterstain.errors import ExistingOutputError, InputError, MissingFileError, StaleResultError
 from counterstain.files import atomic, atomic_folder, read_json, settings_hash, whole_hash, write_json
-from counterstain.methods.base import InputSpec, Method
-from counterstain.results import Classes
+from counterstain.methods.base import DenseMethod, InputSpec, Method
+from counterstain.models.backbones import Backbone, load_backbone_weights
 from counterstain.settings import to_tree, write_toml
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "counterstain.model", 1
 
+_PIXEL_HEADS = ("aspp.", "decoder.")  # of a DeepLab's file
 _TRAINED = ("model.json", "checkpoints", "stage1", "stage2", "pseudo_masks")  # what a training leaves in its folder
 
 
@@ -47,18 +50,27 @@ class Recipe:
     data: "PatchDataset"
     input: InputSpec
 
+    @cached_property
+    def data_digest(self) -> str:
+        """Of the data, worked once: it reads every mask of the validation and test splits."""
+        return self.data.digest()
+
+    def provenance(self) -> dict[str, Any]:
+        """What a model that was trained by it remembers: on what, and how long."""
+        return {"data": self.data.provenance(self.data_digest), "training": asdict(self.training)}
+
     def data_tree(self) -> dict[str, Any]:
         """How to open the same data again, and how to know that it is the same."""
         source = dict(zip(("folder", "layout"), self.data.source, strict=True)) if self.data.source else {}
         known = {"mpp": self.data.mpp} if self.data.mpp is not None else {}
-        return {**source, **known, "tile_px": self.input.tile_px, "name": self.data.name, "digest": self.data.digest()}
+        return {**source, **known, "tile_px": self.input.tile_px, "name": self.data.name, "digest": self.data_digest}
 
     def digest(self) -> str:
         """Of all that changes the result: which files and settings, not where they lie or how many processes read."""
         settings, training = asdict(self.settings), asdict(self.training)
         settings |= {name: whole_hash(path) for name, path in given_weights(self.settings).items()}
         training.pop("num_workers")
-        return settings_hash(self.method, settings, training, self.data.digest(), asdict(self.input))
+        return settings_hash(self.method, settings, training, self.data_digest, asdict(self.input))
 
 
 def given_weights(settings: Any) -> dict[str, Path]:
@@ -162,9 +174,61 @@ def read_model(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return description, read_state(run / "model.safetensors")
 
 
-def describe_input(spec: InputSpec, classes: Classes) -> dict[str, Any]:
-    """The part of a description that every method has."""
-    return {"classes": classes.to_json(), "input": asdict(spec)}
+def describe(method: DenseMethod, provenance: dict[str, Any] | None) -> dict[str, Any]:
+    """The description of a method that gives maps.
+
+    Args:
+        method: Whose.
+        provenance: Plain values; what is known of pretrained weights is added.
+    """
+    config = asdict(method.config)
+    return {
+        "method": method.name,
+        "config": {name: str(value) if isinstance(value, Path) else value for name, value in config.items()},
+        "classes": method.classes.to_json(),
+        "input": asdict(method.input),
+        "thresholds": list(method.thresholds),
+        "provenance": {**(provenance or {}), **method.pretrained},
+    }
+
+
+def take_over(method: DenseMethod, run: Path) -> None:
+    """Gives a method what a finished run of the same recipe has learned."""
+    finished = type(method).load(*read_model(run))
+    assert isinstance(finished, DenseMethod)
+    method.network, method.thresholds = finished.network, finished.thresholds
+    method.pretrained = finished.pretrained
+
+
+def load_pretrained(backbone: Backbone, path: Path, name: str) -> dict[str, Any]:
+    """Fills a backbone from a file and says what is to be remembered of it.
+
+    Args:
+        backbone: What to fill.
+        path: The file.
+        name: Of the setting that names it, which the remembered values' names begin with.
+
+    Raises:
+        MissingFileError: When the file is not there.
+        UnknownNameError: When no reader knows its suffix.
+        WeightsError: When it does not fit.
+    """
+    audit = load_backbone_weights(backbone, path)
+    heads = sorted({left.split(".")[0] for left in audit.left_over if left.startswith(_PIXEL_HEADS)})
+    if heads:
+        log.say(
+            f"{path} also holds a segmentation network's {' and '.join(heads)}: these weights have seen pixel truth, of "
+            "photographs or other images, and what is trained from them is no result of patch labels alone."
+        )
+    return {f"{name}_digest": audit.digest, **({f"{name}_saw_pixel_truth": True} if heads else {})}
+
+
+def pretrained_of(description: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """What a description remembers of pretrained weights, by the settings' names."""
+    known = description["provenance"]
+    told = {f"{name}_digest": known.get(f"{name}_digest") for name in names}
+    saw = {key: known[key] for name in names if (key := f"{name}_saw_pixel_truth") in known}
+    return {**told, **saw}
 
 
 def input_of(description: dict[str, Any]) -> InputSpec:

@@ -55,6 +55,9 @@ class Method(ABC):
     input: InputSpec
     network: nn.Module
 
+    pretrained: dict[str, Any]
+    """What is known of its pretrained weights; plain values for its provenance."""
+
     @classmethod
     @abstractmethod
     def create(cls, config: Any, data: "PatchDataset", tile_px: int, seed: int) -> Self:
@@ -107,6 +110,9 @@ class Method(ABC):
 
 class DenseMethod(Method):
     """A method that gives maps."""
+
+    thresholds: tuple[float, ...]
+    """One for each class, above which it is judged present."""
 
     @abstractmethod
     def predict_maps(self, images_BCHW: Tensor, present_BC: Tensor | None = None) -> Tensor:

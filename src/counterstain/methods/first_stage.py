@@ -23,8 +23,9 @@ class FirstStageSettings:
     Args:
         attention: Whether there is progressive dropout attention.
         attention_start_epoch: The first epoch with it, from 0.
-        attention_decay: See `attention_gamma`.
-        attention_floor: Likewise.
+        attention_decay: To the power of the epoch, it is the share of a class's largest activation above which cells are
+            hidden.
+        attention_floor: Below which that share does not fall.
         scale: Patches are enlarged by this before the classifier.
         augment: Of patches.
     """
@@ -42,7 +43,7 @@ def attention_gamma(epoch: int, settings: FirstStageSettings) -> float | None:
 
     Args:
         epoch: From 0.
-        settings: See there.
+        settings: Its first epoch, decay and floor.
 
     Source: arXiv 2110.08048, released code: 1 at first, 0.98 times as much after each epoch down to 0.65, off for three
     epochs.
@@ -57,7 +58,7 @@ def learn_classes(classifier: CamClassifier, settings: FirstStageSettings) -> Le
 
     Args:
         classifier: What learns.
-        settings: See there.
+        settings: Attention, scale and augmentation.
     """
     augment = Augment(settings.augment)
 

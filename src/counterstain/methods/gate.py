@@ -23,7 +23,7 @@ from counterstain.training import TrainSettings
 if TYPE_CHECKING:
     from counterstain.data import PatchDataset
 
-_VAL_STRIDE_PX = 4  # thresholds are chosen on every fourth pixel of every fourth row
+_VAL_STRIDE_PX = 4
 _AT_ONCE = 16  # images judged together
 
 Thresholds = float | tuple[float, ...] | Literal["val"]
@@ -31,6 +31,9 @@ Thresholds = float | tuple[float, ...] | Literal["val"]
 
 Judge = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From images (B, 3, H, W) in [0, 1]: scores (B, C, H, W), whose order within a pixel matters, and presence (B, C)."""
+
+JudgePresence = Callable[[Tensor], Tensor]
+"""From images (B, 3, H, W) in [0, 1]: presence (B, C)."""
 
 
 def first_thresholds(given: Thresholds, num_classes: int) -> tuple[float, ...]:
@@ -73,13 +76,16 @@ def label_loader(data: "PatchDataset", tile_px: int, batch_size: int = _AT_ONCE)
 
 
 @torch.inference_mode()
-def choose_on_validation(data: "PatchDataset", tile_px: int, judge: Judge, device: torch.device) -> tuple[float, ...]:
+def choose_on_validation(
+    data: "PatchDataset", tile_px: int, judge: Judge, presence: JudgePresence, device: torch.device
+) -> tuple[float, ...]:
     """One threshold for each class: by masks where the validation split has them for all images, else by its labels.
 
     Args:
         data: Its validation split is read.
         tile_px: Width and height of the windows that are judged.
-        judge: See there.
+        judge: Asked where there are masks.
+        presence: Asked where there are labels alone, for which maps would be made in vain.
         device: Where images are put before they are judged.
 
     Raises:
@@ -88,7 +94,7 @@ def choose_on_validation(data: "PatchDataset", tile_px: int, judge: Judge, devic
     if all(record.mask is not None for record in data.val):
         return choose_thresholds(validation_scores(data, tile_px, judge, device))
     found = [
-        (judge(images_BCHW.to(device).float() / 255)[1].cpu(), labels_BC)
+        (presence(images_BCHW.to(device).float() / 255).cpu(), labels_BC)
         for images_BCHW, labels_BC in label_loader(data, tile_px)
     ]
     presence_NC, labels_NC = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -108,10 +114,22 @@ def validation_scores(data: "PatchDataset", tile_px: int, judge: Judge, device: 
     Raises:
         InputError: When there is no validation split.
     """
-    found: list[ValidationScores] = []
+    return ValidationScores.joined(
+        [
+            window_scores(*judge(images_BCHW.to(device)), truth_BHW)
+            for images_BCHW, truth_BHW in truth_windows(data, tile_px)
+        ]
+    )
+
+
+def window_scores(scores_BCHW: Tensor, presence_BC: Tensor, truth_BHW: Tensor) -> ValidationScores:
+    """What thresholds are chosen on, of a batch of windows: every fourth pixel of every fourth row.
+
+    Args:
+        scores_BCHW: float, on any device; only their order within a pixel matters.
+        presence_BC: In [0, 1], on any device.
+        truth_BHW: uint8 class indices, `UNCOVERED` where not scored.
+    """
     step = slice(_VAL_STRIDE_PX // 2, None, _VAL_STRIDE_PX)
-    for images_BCHW, truth_BHW in truth_windows(data, tile_px):
-        scores_BCHW, presence_BC = judge(images_BCHW.to(device))
-        scores_BChw = scores_BCHW[:, :, step, step].half().cpu()
-        found.append(ValidationScores.of(scores_BChw, presence_BC.cpu(), truth_BHW[:, step, step]))
-    return ValidationScores.joined(found)
+    scores_BChw = scores_BCHW[:, :, step, step].half().cpu()
+    return ValidationScores.of(scores_BChw, presence_BC.cpu(), truth_BHW[:, step, step])

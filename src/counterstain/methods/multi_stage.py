@@ -16,21 +16,21 @@ Does not know: slides, tiles, true masks of what it learns from.
 B batch, K classes, H W rows and columns.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from counterstain import log
 from counterstain.data.augment import AugmentSettings
 from counterstain.data.weak import WeakPatches, WeakSettings
 from counterstain.errors import InputError
 from counterstain.methods import artefacts
 from counterstain.methods.base import DenseMethod, InputSpec
 from counterstain.methods.cams import present_classes, softmax
+from counterstain.methods.device import on_device
 from counterstain.methods.first_stage import FirstStageSettings, class_loss, learn_classes
 from counterstain.methods.gate import check_validation, choose_on_validation, first_thresholds, label_loader
 from counterstain.methods.multi_stage_config import PRESETS, MultiStageConfig
@@ -44,7 +44,7 @@ from counterstain.methods.pseudo_masks import (
 )
 from counterstain.methods.second_stage import PseudoLabelledPatches, SecondStageSettings, learn_pixels, pixel_logits
 from counterstain.methods.stages import join_stages, learn_once
-from counterstain.models.backbones import Backbone, build_backbone, load_backbone_weights
+from counterstain.models.backbones import Backbone, build_backbone
 from counterstain.models.classifier import CamClassifier
 from counterstain.models.deeplab import DeepLabSettings, DeepLabV3Plus
 from counterstain.models.weights import load_state
@@ -55,6 +55,10 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Dataset
 
     from counterstain.data import PatchDataset
+
+
+_WEIGHTS = ("weights", "second_weights")
+"""The settings that name pretrained weights, by stage."""
 
 
 class TwoStages(nn.Module):
@@ -75,7 +79,10 @@ class TwoStages(nn.Module):
         return self.classifier.backbone
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of pixels (B, K, H, W) and of the image (B, K), both seeing the image as it is."""
+        """Logits of pixels (B, K, H, W) and of the image (B, K), both seeing the image as it is: for counting operations.
+
+        Maps don't come from here: `MultiStage.predict_maps` shows each of the two the image at its own scale.
+        """
         return self.segmenter(images_BCHW), self.classifier(images_BCHW)
 
 
@@ -105,13 +112,16 @@ class MultiStage(DenseMethod):
         first = build_backbone(config.backbone, **config.backbone_options)
         second = build_backbone(config.second_backbone, **config.second_backbone_options)
         deeplab = DeepLabSettings(
-            config.second_channels, config.second_low_channels, config.second_rates, config.second_dropouts
+            channels=config.second_channels,
+            low_channels=config.second_low_channels,
+            rates=config.second_rates,
+            dropouts=config.second_dropouts,
         )
         self.network: TwoStages = TwoStages(
             CamClassifier(first, len(classes), config.dropout, config.head_gain),
             DeepLabV3Plus(second, len(classes), deeplab),
         )
-        self.weights_digests: dict[str, str | None] = {"weights_digest": None, "second_weights_digest": None}
+        self.pretrained = {f"{name}_digest": None for name in _WEIGHTS}
 
     @classmethod
     def create(cls, config: Any, data: "PatchDataset", tile_px: int, seed: int) -> Self:
@@ -119,10 +129,11 @@ class MultiStage(DenseMethod):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             method = cls(config, data.classes, tile)
-        for name, part in (("weights", method.network.classifier), ("second_weights", method.network.segmenter)):
+        backbones = (method.network.classifier.backbone, method.network.segmenter.backbone)
+        for name, backbone in zip(_WEIGHTS, backbones, strict=True):
             path = getattr(config, name)
             if path is not None:
-                method.weights_digests[f"{name}_digest"] = load_backbone_weights(part.backbone, path).digest
+                method.pretrained |= artefacts.load_pretrained(backbone, path, name)
         return method
 
     def fit(self, data: "PatchDataset", run: Path, settings: TrainSettings) -> None:
@@ -131,21 +142,28 @@ class MultiStage(DenseMethod):
         check_validation(data, settings, self.config.presence_thresholds)
         recipe = artefacts.Recipe(self.name, self.config, settings, data, self.input)
         if artefacts.begin(run, recipe):
-            finished = type(self).load(*artefacts.read_model(run))
-            self.network, self.thresholds = finished.network, finished.thresholds
-            self.weights_digests = finished.weights_digests
+            artefacts.take_over(self, run)
             return
+        epochs = {
+            "classification": self.config.stage_one_epochs or settings.epochs,
+            "segmentation": self.config.second_epochs or settings.epochs,
+        }
+        log.say(
+            f"The classifier learns for {epochs['classification']} epochs, the segmenter for {epochs['segmentation']}."
+        )
         patches = WeakPatches(records, WeakSettings(patch_px=self.input.tile_px))
-        self._learn_classes(data, patches, run / "stage1", settings)
+        self._learn_classes(data, patches, run / "stage1", replace(settings, epochs=epochs["classification"]))
         masks = PseudoMasks(run / "pseudo_masks", [record.image for record in records], self.config.taps)
-        source = self._write_masks(data, patches, masks, settings)
+        source = self._write_masks(recipe.data_digest, patches, masks, settings)
         begin_from(run / "stage2", source)
-        self._learn_pixels(patches, masks, run / "stage2", settings)
+        # nothing to stop early by: the validation split's masks choose thresholds alone
+        stage = replace(settings, epochs=epochs["segmentation"], patience=None)
+        self._learn_pixels(patches, masks, run / "stage2", stage)
         if self.config.presence_thresholds == "val":
-            with self._on_device() as device:
-                self.thresholds = choose_on_validation(data, self.input.tile_px, self._judge, device)
+            with on_device(self.network) as device:
+                self.thresholds = choose_on_validation(data, self.input.tile_px, self._judge, self.presence, device)
         join_stages(run, masks.minutes)
-        self.save(run, {"data": data.provenance(), "training": asdict(settings)})
+        self.save(run, {**recipe.provenance(), "stage_epochs": epochs})
 
     def _learn_classes(self, data: "PatchDataset", patches: WeakPatches, run: Path, settings: TrainSettings) -> None:
         config, classifier = self.config, self.network.classifier
@@ -155,11 +173,10 @@ class MultiStage(DenseMethod):
             attention_decay=config.attention_decay,
             attention_floor=config.attention_floor,
             scale=config.scale,
-            augment=AugmentSettings(config.flip, config.turn, config.stain_sigma),
+            augment=AugmentSettings(flip=config.flip, turn=config.turn, stain_sigma=config.stain_sigma),
         )
 
         def train() -> None:
-            stage = replace(settings, epochs=config.stage_one_epochs or settings.epochs)
             groups = four_groups(classifier.parameter_groups(), config.first_optimiser)
             module = training_module(
                 classifier,
@@ -170,20 +187,18 @@ class MultiStage(DenseMethod):
                 class_loss(classifier, config.scale),
             )
             val_loader = label_loader(data, self.input.tile_px, settings.batch_size) if settings.patience else None
-            fit(module, self._loader(patches, settings), run, stage, val_loader)
+            fit(module, self._loader(patches, settings), run, settings, val_loader)
 
         learn_once(classifier, run, train)
 
-    def _write_masks(
-        self, data: "PatchDataset", patches: WeakPatches, masks: PseudoMasks, settings: TrainSettings
-    ) -> str:
+    def _write_masks(self, data_digest: str, patches: WeakPatches, masks: PseudoMasks, settings: TrainSettings) -> str:
         """Writes the masks that are missing; gives back the hash of all that they follow from."""
         config, classifier = self.config, self.network.classifier
         is_white_out = self.input.white_is_background if config.white_background is None else config.white_background
         chosen = PseudoMaskSettings(config.taps, is_white_out, config.scale)
-        source = source_of(classifier, data.digest(), self.input.tile_px, chosen)
+        source = source_of(classifier, data_digest, self.input.tile_px, chosen)
         begin_from(masks.folder, source)
-        with self._on_device():
+        with on_device(classifier):
             write_pseudo_masks(masks, classifier, patches, chosen, self.classes.colors, settings.num_workers)
         return source
 
@@ -194,18 +209,16 @@ class MultiStage(DenseMethod):
             pixel_weighting=config.pixel_weighting,
             batch_average=config.batch_average,
             scale=config.second_scale,
-            augment=AugmentSettings(config.flip, config.turn, config.stain_sigma),
+            augment=AugmentSettings(flip=config.flip, turn=config.turn, stain_sigma=config.stain_sigma),
             blur=config.blur,
         )
 
         def train() -> None:
-            # nothing to stop early by: the validation split's masks choose thresholds alone
-            stage = replace(settings, epochs=config.second_epochs or settings.epochs, patience=None)
             groups = two_groups(segmenter.parameter_groups(), config.second_optimiser)
             learn = learn_pixels(segmenter, second)
             module = training_module(segmenter, groups, config.second_optimiser, settings.seed, learn)
             labelled = PseudoLabelledPatches(patches, [masks.paths(index) for index in range(len(patches))])
-            fit(module, self._loader(labelled, settings), run, stage)
+            fit(module, self._loader(labelled, settings), run, settings)
 
         learn_once(segmenter, run, train)
 
@@ -213,15 +226,6 @@ class MultiStage(DenseMethod):
         return train_loader(
             patches, batch_size=settings.batch_size, seed=settings.seed, num_workers=settings.num_workers
         )
-
-    @contextmanager
-    def _on_device(self) -> Iterator[torch.device]:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network.to(device).eval()
-        try:
-            yield device
-        finally:
-            self.network.cpu()
 
     @torch.inference_mode()
     def presence(self, images_BCHW: Tensor) -> Tensor:
@@ -253,20 +257,7 @@ class MultiStage(DenseMethod):
         return self._pixel_logits(images_BCHW), self.presence(images_BCHW)
 
     def save(self, run: Path, provenance: dict[str, Any] | None = None) -> None:
-        artefacts.save_model(
-            run,
-            self.network,
-            {
-                "method": self.name,
-                "config": {
-                    name: str(value) if isinstance(value, Path) else value
-                    for name, value in asdict(self.config).items()
-                },
-                **artefacts.describe_input(self.input, self.classes),
-                "thresholds": list(self.thresholds),
-                "provenance": {**(provenance or {}), **self.weights_digests},
-            },
-        )
+        artefacts.save_model(run, self.network, artefacts.describe(self, provenance))
 
     @classmethod
     def load(cls, description: dict[str, Any], state: dict[str, Tensor]) -> Self:
@@ -279,8 +270,7 @@ class MultiStage(DenseMethod):
             tuple(description["thresholds"]),
         )
         load_state(method.network, state, source="The run's model.safetensors")
-        known = description["provenance"]
-        method.weights_digests = {name: known.get(name) for name in method.weights_digests}
+        method.pretrained = artefacts.pretrained_of(description, _WEIGHTS)
         return method
 
 

@@ -9,13 +9,13 @@ B batch, C channels, H W rows and columns.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from counterstain.models.sshr import ParameterGroups
+from counterstain.models.groups import ParameterGroups
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -25,16 +25,6 @@ Learn = Callable[[Any, torch.Generator, int], Tensor]
 
 Validate = Callable[[Any], Tensor]
 """A loss from a batch, nothing random in it."""
-
-
-class Schedule(Protocol):
-    """What a learning rate's course depends on."""
-
-    @property
-    def poly_power(self) -> float: ...
-
-    @property
-    def warmup_steps(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -62,10 +52,10 @@ class OptimiserSettings:
     gradient_clip: float
 
 
-def rate_share(step: int, steps: int, schedule: Schedule) -> float:
+def rate_share(step: int, steps: int, settings: OptimiserSettings) -> float:
     """The share of the learning rate at a step: (1 - step / steps) ** power, less while it warms up."""
-    share: float = max(0.0, 1 - step / steps) ** schedule.poly_power
-    return share * min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else share
+    share: float = max(0.0, 1 - step / steps) ** settings.poly_power
+    return share * min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else share
 
 
 def four_groups(groups: ParameterGroups, settings: OptimiserSettings) -> list[dict[str, Any]]:
@@ -126,7 +116,7 @@ def training_module(
         groups: Its parameters as the optimiser takes them.
         optimiser: How they are moved.
         seed: Of the run; each step draws from (seed, process, step).
-        learn: See there.
+        learn: A batch's loss.
         validate: Needed where a validation loss is asked for.
     """
     from lightning.pytorch import LightningModule

@@ -128,7 +128,7 @@ def varied(
     Args:
         images_BCHW: uint8 RGB.
         masks_BLHW: uint8.
-        settings: See there.
+        settings: Augmentation and blur.
         generator: Where chance comes from, on the CPU.
 
     Returns:
@@ -149,7 +149,7 @@ def learn_pixels(segmenter: nn.Module, settings: SecondStageSettings) -> Learn:
 
     Args:
         segmenter: What learns: logits (B, K, H, W) from images.
-        settings: See there.
+        settings: Of patches, their scale and their loss.
     """
 
     def learn(batch: tuple[Tensor, Tensor], generator: torch.Generator, _: int) -> Tensor:

@@ -12,7 +12,8 @@ Does not know: slides, tiles, where masks are: it is given images with presence 
 B batch, C classes, H W rows and columns.
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -26,16 +27,10 @@ from counterstain.losses import image_logits, multilabel_soft_margin, weighted_s
 from counterstain.methods import artefacts
 from counterstain.methods.base import DenseMethod, InputSpec
 from counterstain.methods.cams import present_classes, share, sum_min_max
-from counterstain.methods.gate import (
-    check_validation,
-    choose_on_validation,
-    first_thresholds,
-    label_loader,
-    validation_scores,
-)
+from counterstain.methods.device import on_device
+from counterstain.methods.gate import check_validation, choose_on_validation, first_thresholds, label_loader
 from counterstain.methods.optimise import Learn, OptimiserSettings, Validate, enlarged, four_groups, training_module
-from counterstain.methods.thresholds import ValidationScores
-from counterstain.models.backbones import build_backbone, load_backbone_weights
+from counterstain.models.backbones import build_backbone
 from counterstain.models.sshr import Cams, SSHRNetwork, SSHRNetworkSettings
 from counterstain.models.weights import load_state
 from counterstain.results import Classes
@@ -127,14 +122,14 @@ class SSHRConfig:
     def optimiser(self) -> OptimiserSettings:
         """How the network's parameters are moved."""
         return OptimiserSettings(
-            self.optimizer,
-            self.learning_rate,
-            self.scratch_factor,
-            self.momentum,
-            self.weight_decay,
-            self.poly_power,
-            self.warmup_steps,
-            self.gradient_clip,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            scratch_factor=self.scratch_factor,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            poly_power=self.poly_power,
+            warmup_steps=self.warmup_steps,
+            gradient_clip=self.gradient_clip,
         )
 
 
@@ -199,7 +194,7 @@ class SSHR(DenseMethod):
             head_gain=config.head_gain,
         )
         self.network: SSHRNetwork = SSHRNetwork(backbone, len(classes), settings)
-        self.weights_digest: str | None = None
+        self.pretrained = {"weights_digest": None}
 
     @classmethod
     def create(cls, config: Any, data: "PatchDataset", tile_px: int, seed: int) -> Self:
@@ -208,7 +203,7 @@ class SSHR(DenseMethod):
             torch.manual_seed(seed)
             method = cls(config, data.classes, tile)
         if config.weights is not None:
-            method.weights_digest = load_backbone_weights(method.network.backbone, config.weights).digest
+            method.pretrained = artefacts.load_pretrained(method.network.backbone, config.weights, "weights")
         return method
 
     def fit(self, data: "PatchDataset", run: Path, settings: TrainSettings) -> None:
@@ -216,9 +211,7 @@ class SSHR(DenseMethod):
         check_validation(data, settings, self.config.presence_thresholds)
         recipe = artefacts.Recipe(self.name, self.config, settings, data, self.input)
         if artefacts.begin(run, recipe):
-            finished = load_finished(type(self), run)
-            self.network, self.thresholds = finished.network, finished.thresholds
-            self.weights_digest = finished.weights_digest
+            artefacts.take_over(self, run)
             return
         patches = WeakPatches(records, WeakSettings(patch_px=self.input.tile_px))
         loader = train_loader(
@@ -236,11 +229,9 @@ class SSHR(DenseMethod):
         self.network.train()
         fit(module, loader, run, settings, val_loader)
         if self.config.presence_thresholds == "val":
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            self.network.to(device)
-            self.thresholds = choose_on_validation(data, self.input.tile_px, self._scores, device)
-            self.network.cpu()
-        self.save(run, {"data": data.provenance(), "training": asdict(settings)})
+            with on_device(self.network) as device:
+                self.thresholds = choose_on_validation(data, self.input.tile_px, self.judge, self.presence, device)
+        self.save(run, recipe.provenance())
 
     @torch.inference_mode()
     def presence(self, images_BCHW: Tensor) -> Tensor:
@@ -252,45 +243,45 @@ class SSHR(DenseMethod):
         Returns:
             (B, classes) float32 in [0, 1].
         """
-        return self._scores(images_BCHW)[1]
+        return self.cams(images_BCHW)[1]
 
     @torch.inference_mode()
     def predict_maps(self, images_BCHW: Tensor, present_BC: Tensor | None = None) -> Tensor:
-        scores_BCHW, presence_BC = self._scores(images_BCHW)
+        scores_BCHW, presence_BC = self.judge(images_BCHW)
         if present_BC is None:
             present_BC = present_classes(presence_BC, torch.tensor(self.thresholds, device=presence_BC.device))
         return share(scores_BCHW, present_BC.to(scores_BCHW.device).expand(len(scores_BCHW), -1))
 
-    def _scores(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Fused CAMs (B, C, H, W) and presence (B, C), before the gate."""
-        self.network.eval()
-        cams = self.network(enlarged(images_BCHW, self.config.scale))
-        presence_BC = image_logits(cams[-1].float()).sigmoid()
+    @torch.inference_mode()
+    def judge(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Fused CAMs (B, C, H, W) and presence (B, C) of images, before the gate."""
+        cams, presence_BC = self.cams(images_BCHW)
         height, width = images_BCHW.shape[2:]
         return sum_min_max(cams, self.config.fusion, (height, width)), presence_BC
 
     @torch.inference_mode()
-    def validation_scores(self, data: "PatchDataset") -> ValidationScores:
-        """What the network says of the validation split's windows, with their truth.
+    def cams(self, images_BCHW: Tensor) -> tuple[Cams, Tensor]:
+        """The four CAMs of images, shallow to deep, as the network gives them, and presence (B, C)."""
+        self.network.eval()
+        cams: Cams = self.network(enlarged(images_BCHW, self.config.scale))
+        return cams, image_logits(cams[-1].float()).sigmoid()
 
-        Raises:
-            InputError: When the data set has no validation split.
+    def finished_with(self, fusion: Four, thresholds: tuple[float, ...]) -> "SSHR":
+        """A method with the same network, whose CAMs are fused and gated otherwise.
+
+        Args:
+            fusion: Weights of the four scales' CAMs, shallow to deep.
+            thresholds: As chosen on a validation split, one for each class.
         """
-        device = next(self.network.parameters()).device
-        return validation_scores(data, self.input.tile_px, self._scores, device)
+        other = copy(self)
+        other.config = replace(self.config, fusion=fusion, presence_thresholds="val")
+        # which taps are used says how far the edge of a tile reaches
+        other.input = replace(self.input, halo_px=halo_px(other.config, self.input.tile_px))
+        other.thresholds = thresholds
+        return other
 
     def save(self, run: Path, provenance: dict[str, Any] | None = None) -> None:
-        artefacts.save_model(
-            run,
-            self.network,
-            {
-                "method": self.name,
-                "config": {**asdict(self.config), "weights": str(self.config.weights) if self.config.weights else None},
-                **artefacts.describe_input(self.input, self.classes),
-                "thresholds": list(self.thresholds),
-                "provenance": {**(provenance or {}), "weights_digest": self.weights_digest},
-            },
-        )
+        artefacts.save_model(run, self.network, artefacts.describe(self, provenance))
 
     @classmethod
     def load(cls, description: dict[str, Any], state: dict[str, Tensor]) -> Self:
@@ -303,13 +294,8 @@ class SSHR(DenseMethod):
             tuple(description["thresholds"]),
         )
         load_state(method.network, state, source="The run's model.safetensors")
-        method.weights_digest = description["provenance"].get("weights_digest")
+        method.pretrained = artefacts.pretrained_of(description, ["weights"])
         return method
-
-
-def load_finished(cls: type[SSHR], run: Path) -> SSHR:
-    """The method of a finished run folder."""
-    return cls.load(*artefacts.read_model(run))
 
 
 def halo_px(config: SSHRConfig, tile_px: int) -> int:

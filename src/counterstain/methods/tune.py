@@ -7,15 +7,19 @@ Does not know: how the network learned.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterstain.errors import InputError
 from counterstain.files import read_json
 from counterstain.methods.artefacts import model_digest, write_untrained
+from counterstain.methods.cams import sum_min_max
+from counterstain.methods.device import on_device
+from counterstain.methods.gate import window_scores
 from counterstain.methods.sshr import SSHR, Four
-from counterstain.methods.thresholds import choose_thresholds, mean_iou
+from counterstain.methods.thresholds import ValidationScores, choose_thresholds, mean_iou
+from counterstain.methods.validation import truth_windows
 
 if TYPE_CHECKING:
     from counterstain.data import PatchDataset
@@ -64,18 +68,23 @@ def tune(method: SSHR, data: "PatchDataset", fusions: Sequence[Four]) -> Tuned:
         )
     if not fusions or not data.val or any(record.mask is None for record in data.val):
         raise InputError("Tuning wants a fusion to try and a validation split with a mask for every image.")
-    found = {fusion: _with_thresholds(method, data, fusion) for fusion in fusions}
-    best = max(found, key=lambda fusion: found[fusion][1])
-    return Tuned(found[best][0], {fusion: score for fusion, (_, score) in found.items()})
+    scores = _scores_by_fusion(method, data, fusions)
+    chosen = {fusion: choose_thresholds(scores[fusion]) for fusion in fusions}
+    tried = {fusion: mean_iou(scores[fusion], chosen[fusion]) for fusion in fusions}
+    best = max(tried, key=lambda fusion: tried[fusion])
+    return Tuned(method.finished_with(best, chosen[best]), tried)
 
 
-def _with_thresholds(method: SSHR, data: "PatchDataset", fusion: Four) -> tuple[SSHR, float]:
-    config = replace(method.config, fusion=fusion, presence_thresholds="val")
-    other = SSHR(config, method.classes, method.input)
-    other.network, other.weights_digest = method.network, method.weights_digest
-    scores = other.validation_scores(data)
-    other.thresholds = choose_thresholds(scores)
-    return other, mean_iou(scores, other.thresholds)
+def _scores_by_fusion(method: SSHR, data: "PatchDataset", fusions: Sequence[Four]) -> dict[Four, ValidationScores]:
+    """What each fusion says of the validation split's windows; the network looks at each of them once."""
+    found: dict[Four, list[ValidationScores]] = {fusion: [] for fusion in fusions}
+    with on_device(method.network) as device:
+        for images_BCHW, truth_BHW in truth_windows(data, method.input.tile_px):
+            cams, presence_BC = method.cams(images_BCHW.to(device))
+            height, width = truth_BHW.shape[1:]
+            for fusion, parts in found.items():
+                parts.append(window_scores(sum_min_max(cams, fusion, (height, width)), presence_BC, truth_BHW))
+    return {fusion: ValidationScores.joined(parts) for fusion, parts in found.items()}
 
 
 def write_tuned(tuned: Tuned, source: Path, out: Path, data: "PatchDataset") -> None:
