@@ -61,7 +61,7 @@ def test_people_are_told_tensors_thresholds_and_what_comes_next(
     shown = capsys.readouterr()
     assert "hfrm.1.context_scale" in shown.out
     assert "239 more were told by their names" in shown.err
-    assert "Presence thresholds, of the released code: tumour 0.8" in shown.err
+    assert "Presence thresholds, of the released code, June 2026: tumour 0.8" in shown.err
     assert "pass --model-mpp to predict" in shown.err
     assert "not trained here" in shown.err
 
