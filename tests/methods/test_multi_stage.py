@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
@@ -269,7 +270,9 @@ def test_both_stages_can_see_images_enlarged(textures: PatchDataset, tmp_path: P
 def test_pseudo_masks_are_of_enlarged_patches_at_the_patches_size(textures: PatchDataset, tmp_path: Path) -> None:
     method = created(textures, replace(CONFIG, scale=1.5, taps=(3,), layer_weights=(1.0,)))
     method.fit(textures, tmp_path, replace(TRAINING, epochs=1))
-    found, expected, plain = [], [], []
+    found: list[npt.NDArray[np.uint8]] = []
+    expected: list[npt.NDArray[np.uint8]] = []
+    plain: list[npt.NDArray[np.uint8]] = []
     for index, record in enumerate(textures.train):
         image_BCHW = torch.from_numpy(read_image(record.image)).permute(2, 0, 1)[None].float() / 255
         larger_BCHW = F.interpolate(image_BCHW, size=(48, 48), mode="bilinear")
