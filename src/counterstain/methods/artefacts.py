@@ -26,7 +26,7 @@ from counterstain.settings import to_tree, write_toml
 if TYPE_CHECKING:
     from counterstain.data import PatchDataset
 
-FORMAT, VERSION = "counterstain.model", 1
+FORMAT, VERSION = "counterstain.model", 2  # 1 had settings that were measured and dropped
 
 _PIXEL_HEADS = ("aspp.", "decoder.")  # of a DeepLab's file
 _TRAINED = ("model.json", "checkpoints", "stage1", "stage2", "pseudo_masks")  # what a training leaves in its folder
