@@ -42,7 +42,7 @@ def test_a_variant_s_own_settings_win_over_its_method_s_and_these_over_the_prese
         ('reference = "plain"', 'reference = "plan"', UnknownNameError, "Did you mean 'plain'"),
         ("[training]", "[trainings]", UnknownNameError, "Did you mean 'training'"),
         ("semantic =", "semantics =", UnknownNameError, "Did you mean 'semantic'"),
-        ('preset = "small"', 'preset = "smll"', UnknownNameError, "Did you mean 'small'"),
+        ('preset = "small"', 'preset = "smalls"', UnknownNameError, "Did you mean 'small'"),
         ('preset = "small"', 'presets = "small"', UnknownNameError, "Did you mean 'preset'"),
         ('name = "both, longer"', 'name = "plain"', InputError, "a name of its own"),
         ('name = "plain"\n', "", InputError, "has no name"),
