@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from counterstain.cli import OK, WRONG_USE, run
-from counterstain.cli.train import _FITTING
 from counterstain.methods import load_method
+from counterstain.methods.starting import FITTING
 from counterstain.models.backbones import BACKBONES
 
 TINY = ["--epochs", "1", "--batch-size", "8"]
@@ -117,4 +117,4 @@ def test_a_backbone_that_wants_published_weights_and_has_none_is_noted(
 
 
 def test_every_backbone_with_published_weights_has_its_files_named() -> None:
-    assert set(_FITTING) == set(BACKBONES) - {"tiny"}
+    assert set(FITTING) == set(BACKBONES) - {"tiny"}
