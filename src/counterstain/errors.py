@@ -56,7 +56,9 @@ class UnknownNameError(InputError):
 
     def __init__(self, kind: str, given: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        nearest = get_close_matches(given, names, n=1, cutoff=0.5)
+        # what a name begins with says more than how many letters it shares: "luad" is no "wsss4luad"
+        begun = [name for name in names if given and name.startswith(given)]
+        nearest = begun or get_close_matches(given, names, n=1, cutoff=0.5)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         super().__init__(f"Unknown {kind} {given!r}.{hint} Known: {', '.join(names)}.")
         self.kind, self.given, self.known = kind, given, names

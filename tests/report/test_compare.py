@@ -82,7 +82,8 @@ def test_table_and_plot_are_written(compared: Done) -> None:
     scores = [score for row in found.tree["rows"] for score in row["mean_iou_by_seed"]]
     assert [float(row["mean_iou"]) for row in rows] == pytest.approx(scores)
     lines = (out / "quick_val.md").read_text(encoding="utf-8").splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| plain", "| both", f"| {found.lines[-1][0]}"]
+    assert lines[:2] == ["Two textures", "val split, 6 images of 6 patients, exclude_background, gate predicted."]
+    assert [line.split(" | ")[0] for line in lines[5:]] == ["| plain", "| both", f"| {found.lines[-1][0]}"]
     pixels = np.asarray(Image.open(out / "quick_val.png").convert("RGB")).reshape(-1, 3)
     blue, grey = (pixels == (43, 108, 163)).all(1), (pixels == (122, 122, 122)).all(1)
     assert blue.sum() > 100  # the variant's dots, left and right

@@ -68,7 +68,7 @@ def compare(
         log.emit_json(found.tree)
     else:
         heads, *lines = found.lines
-        log.emit_table(f"{chosen.title}, {split} split", heads, lines)
+        log.emit_table(found.title, heads, lines)
         for note in found.tree["notes"]:
             log.say(f"Note: {note}")
         log.say(f"Written: {out / f'{chosen.name}_{split}'}.json, .csv, .md and .png")

@@ -173,6 +173,11 @@ def tune(
         return OK
     rows = [[_joined(list(one)), f"{100 * score:.1f}"] for one, score in tuned.tried.items()]
     log.emit_table("Fusions on the validation split", ["weights, shallow to deep", "mean IoU"], rows)
+    patients = {record.patient for record in dataset.val}
+    log.say(
+        f"Chosen on {len(dataset.val)} images of {len(patients)} patients: their scores are too good from now on, and a "
+        "choice by few patients may leave out classes of others. Look at `evaluate`."
+    )
     log.say(f"Kept {_joined(list(best.config.fusion))}, thresholds {_joined(list(best.thresholds))}: {out}")
     return OK
 

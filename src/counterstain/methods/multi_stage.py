@@ -148,9 +148,7 @@ class MultiStage(DenseMethod):
             "classification": self.config.stage_one_epochs or settings.epochs,
             "segmentation": self.config.second_epochs or settings.epochs,
         }
-        log.say(
-            f"The classifier learns for {epochs['classification']} epochs, the segmenter for {epochs['segmentation']}."
-        )
+        log.say(f"Epochs: {epochs['classification']} of the classifier, {epochs['segmentation']} of the segmenter.")
         patches = WeakPatches(records, WeakSettings(patch_px=self.input.tile_px))
         self._learn_classes(data, patches, run / "stage1", replace(settings, epochs=epochs["classification"]))
         masks = PseudoMasks(run / "pseudo_masks", [record.image for record in records], self.config.taps)

@@ -25,8 +25,10 @@ def weights_notes(config: Any) -> tuple[str, ...]:
     notes = []
     for stage in ("", "second_"):
         name, weights = getattr(config, f"{stage}backbone", None), getattr(config, f"{stage}weights", None)
+        flag = f"--{stage}weights".replace("_", "-")
+        if str(name).startswith("timm:") and weights is None:
+            notes.append(f"{name} was given no pretrained weights and starts at random: pass {flag} FILE.")
         if name in FITTING and weights is None:
-            flag = f"--{stage}weights".replace("_", "-")
             notes.append(
                 f"{name} was given no pretrained weights and starts at random. Published figures need ImageNet's: pass "
                 f"{flag} FILE ({FITTING[name]}; docs/models.md)."

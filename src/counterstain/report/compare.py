@@ -8,7 +8,6 @@ What can be found wrong is found before the first training. A run whose loss div
 Does not know: what a variant changes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -76,11 +75,13 @@ class Comparison:
     """What came of a study.
 
     Args:
+        title: What was compared, and on what.
         rows: In the study's order.
         lines: The table as people read it, heads first, what one class everywhere scores last.
         tree: What `OUT/<study>_<split>.json` holds.
     """
 
+    title: str
     rows: tuple[Row, ...]
     lines: tuple[list[str], ...]
     tree: dict[str, Any]
@@ -111,8 +112,9 @@ def compare(study: Study, data: PatchDataset, out: Path, settings: CompareSettin
     for seed in settings.seeds:
         for variant in study.variants:
             number += 1
-            log.say(f"Run {number} of {total}: {variant.name}, seed {seed}")
             run = out / variant.folder / f"seed_{seed}"
+            state = " (trained before)" if (run / "model.json").exists() else ""
+            log.say(f"Run {number} of {total}: {variant.name}, seed {seed}{state}")
             if _train(variant, seed, trained_on, run):
                 scored[variant.name][seed] = scores_of(run, data, scoring)
             else:
@@ -135,7 +137,7 @@ def _check(study: Study, data: PatchDataset, settings: CompareSettings) -> None:
     if len(patients) < 2:
         raise InputError(
             f"The {settings.split} split has images of one patient, {min(patients)!r}; an interval over patients wants "
-            "two. Split otherwise, or score single runs with `evaluate`."
+            "two. Add images of other patients to it, or score single runs with `evaluate`."
         )
     tile_px = _tile_px(data)
     for variant in study.variants:
@@ -204,7 +206,7 @@ def _summed_up(
         "notes": sorted({note for run in runs for note in run.about["notes"]}),
         "variants": {variant.name: _about(variant, scored[variant.name]) for variant in study.variants},
     }
-    return Comparison(rows, lines, tree)
+    return Comparison(_title(study, runs[0], settings), rows, lines, tree)
 
 
 def _about(variant: Variant, runs: dict[int, Scored]) -> dict[str, Any]:
@@ -225,14 +227,14 @@ def _about(variant: Variant, runs: dict[int, Scored]) -> dict[str, Any]:
 def _write(found: Comparison, study: Study, settings: CompareSettings, out: Path) -> None:
     path = out / f"{study.name}_{settings.split}"
     write_json(path.with_name(f"{path.name}.json"), found.tree)
-    write_tables(path, found.lines, found.rows)
+    write_tables(path, f"{found.title}.", found.lines, found.rows)
     baseline = found.tree["baseline"]["scores"]["mean_iou"]
-    draw_comparison(
-        found.rows, f"{study.title}\n{_what(found, settings)}", baseline, path.with_name(f"{path.name}.png")
+    draw_comparison(found.rows, found.title, baseline, path.with_name(f"{path.name}.png"))
+
+
+def _title(study: Study, run: Scored, settings: CompareSettings) -> str:
+    num_patients = len(set(run.patients))
+    what = (
+        f"{settings.split} split, {len(run.patients)} images of {num_patients} patients, {settings.evaluate.protocol}"
     )
-
-
-def _what(found: Comparison, settings: CompareSettings) -> str:
-    tree = found.tree
-    seeds: Sequence[int] = settings.seeds
-    return f"{tree['split']} split, {tree['num_images']} images of {tree['num_patients']} patients, {len(seeds)} seeds"
+    return f"{study.title}\n{what}, gate {settings.evaluate.gate}"

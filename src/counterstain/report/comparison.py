@@ -175,7 +175,7 @@ def cells(row: Row) -> list[str]:
         "-" if std is None else f"{100 * std:.1f}",
         "-" if gain is None else f"{100 * gain.estimate:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})",
         f"{100 * row.mean_dice:.1f}",
-        f"{row.minutes['total']:.1f}",
+        "<0.1" if row.minutes["total"] < 0.05 else f"{row.minutes['total']:.1f}",
     ]
 
 
@@ -186,20 +186,22 @@ def baseline_cells(baseline: Baseline, names: Sequence[str]) -> list[str]:
     return [name, "-", f"{100 * scores.mean_iou:.1f}", "-", "-", f"{100 * scores.mean_dice:.1f}", "-"]
 
 
-def write_tables(path: Path, lines: Sequence[Sequence[str]], rows: Sequence[Row]) -> None:
+def write_tables(path: Path, title: str, lines: Sequence[Sequence[str]], rows: Sequence[Row]) -> None:
     """Writes the table as people read it (.md) and every seed's score (.csv).
 
     Args:
         path: Without suffix.
+        title: What is compared, on what.
         lines: Heads and cells.
         rows: In the order of the table.
     """
-    table = path.with_name(f"{path.name}.csv")
-    with atomic(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    scores = path.with_name(f"{path.name}.csv")
+    with atomic(scores) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["variant", "seed", "mean_iou"])
         for row in rows:
             writer.writerows([row.name, seed, one] for seed, one in zip(row.seeds, row.by_seed, strict=True))
     marked = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
     with atomic(path.with_name(f"{path.name}.md")) as temporary:
-        temporary.write_text("".join(f"| {' | '.join(line)} |\n" for line in marked), encoding="utf-8")
+        table = "".join(f"| {' | '.join(line)} |\n" for line in marked)
+        temporary.write_text(f"{title}\n\n{table}", encoding="utf-8")

@@ -40,6 +40,8 @@ def draw_comparison(rows: Sequence[Row], title: str, baseline: float | None, pat
             _draw(left, place, row.mean_iou, row.by_seed, color)
         if row.gain is not None:
             _draw(right, place, row.gain, row.gain_by_seed, color)
+        elif row.mean_iou is not None:
+            right.text(0, place + 0.1, " reference", color=_GREY, fontsize=8)
     left.set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
     left.set_ylim(-0.6, len(rows) - 0.3)
     lowest = left.get_xlim()[0]
@@ -47,7 +49,8 @@ def draw_comparison(rows: Sequence[Row], title: str, baseline: float | None, pat
         left.axvline(100 * baseline, color=_GREY, linestyle=":")
     right.axvline(0, color=_GREY, linewidth=1)
     level = next((row.mean_iou.level for row in rows if row.mean_iou), 0.95)
-    left.set_xlabel(f"mean IoU (%); bar: {100 * level:g} % over patients, ticks: seeds")
+    dotted = "; dotted: one class" if baseline is not None and baseline * 100 > lowest else ""
+    left.set_xlabel(f"mean IoU (%); bar: {100 * level:g} % over patients, ticks: seeds{dotted}")
     right.set_xlabel("over the reference (points), paired by patient")
     right.locator_params(axis="x", nbins=5)
     for axes in (left, right):
