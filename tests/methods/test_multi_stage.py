@@ -78,7 +78,7 @@ def test_what_each_stage_took_is_told(
     textures: PatchDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     created(textures, replace(CONFIG, second_epochs=3)).fit(textures, tmp_path, TRAINING)
-    assert "classifier learns for 2 epochs, the segmenter for 3" in capsys.readouterr().err
+    assert "Epochs: 2 of the classifier, 3 of the segmenter" in capsys.readouterr().err
     asked = read_json(tmp_path / "model.json")["provenance"]["stage_epochs"]
     assert asked == {"classification": 2, "segmentation": 3}
     told = read_json(tmp_path / "training.json")
