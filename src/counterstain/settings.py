@@ -7,6 +7,7 @@ Does not know: what any setting means.
 """
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +41,36 @@ def build(cls: type[SettingsT], tree: dict[str, Any]) -> SettingsT:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InputError(f"Setting {where!r} was given as {first['input']!r}. {first['msg']}.") from error
+
+
+Kind = type | tuple[type, ...]
+
+_KINDS: dict[Kind, str] = {
+    str: "a text",
+    dict: "a table",
+    list: "a list of tables",
+    int: "a whole number",
+    (int, float): "a number",
+}
+
+
+def check_entries(tree: Mapping[str, Any], known: Mapping[str, Kind], where: str) -> None:
+    """Refuses entries that nothing reads, and values of another kind; what stands in tables is checked where it is built.
+
+    Args:
+        tree: Plain values.
+        known: The kind of each entry that is read.
+        where: Where they stand, for the message.
+
+    Raises:
+        UnknownNameError: When a name is not known.
+        InputError: When a value is of another kind.
+    """
+    for name, value in tree.items():
+        if name not in known:
+            raise UnknownNameError(f"entry of {where}", name, known)
+        if not isinstance(value, known[name]):
+            raise InputError(f"{where} says {name} = {value!r}; {_KINDS[known[name]]} was expected.")
 
 
 def read_toml(path: Path | str) -> dict[str, Any]:

@@ -24,9 +24,21 @@ DEFAULT_METHOD = "sshr"
 RUNS = Path("runs")
 """Where a run goes that was given a config and no folder."""
 
-_ENTRIES = {"method": str, "preset": str, "settings": dict, "training": dict, "data": dict}
-_OF_DATA = {"folder": str, "layout": str, "mpp": (int, float), "tile_px": int, "name": str, "digest": str}
-_EXPECTED = {str: "a text", dict: "a table", int: "a whole number", (int, float): "a number"}
+_ENTRIES: dict[str, type | tuple[type, ...]] = {
+    "method": str,
+    "preset": str,
+    "settings": dict,
+    "training": dict,
+    "data": dict,
+}
+_OF_DATA: dict[str, type | tuple[type, ...]] = {
+    "folder": str,
+    "layout": str,
+    "mpp": (int, float),
+    "tile_px": int,
+    "name": str,
+    "digest": str,
+}
 
 
 def train_app(arguments: list[str]) -> App:
@@ -141,21 +153,12 @@ def _run_folder(run: Path | None, config: Path | None) -> Path:
 
 
 def _tree(config: Path) -> dict[str, Any]:
-    from counterstain.settings import read_toml
+    from counterstain.settings import check_entries, read_toml
 
     tree = read_toml(config)
-    _check_entries(tree, _ENTRIES, str(config))
-    _check_entries(tree.get("data", {}), _OF_DATA, f"[data] in {config}")
+    check_entries(tree, _ENTRIES, str(config))
+    check_entries(tree.get("data", {}), _OF_DATA, f"[data] in {config}")
     return tree
-
-
-def _check_entries(tree: dict[str, Any], known: dict[str, Any], where: str) -> None:
-    """Refuses what no config holds; settings and training are checked where they are built."""
-    for name, value in tree.items():
-        if name not in known:
-            raise UnknownNameError(f"entry of {where}", name, known)
-        if not isinstance(value, known[name]):
-            raise InputError(f"{where} says {name} = {value!r}; {_EXPECTED[known[name]]} was expected.")
 
 
 @dataclass(frozen=True)

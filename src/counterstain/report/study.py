@@ -17,13 +17,13 @@ from typing import Any
 from counterstain.errors import InputError, UnknownNameError
 from counterstain.infer import PredictSettings
 from counterstain.methods import find_method
-from counterstain.settings import build, read_toml, to_tree
+from counterstain.settings import Kind, build, check_entries, read_toml, to_tree
 from counterstain.training import TrainSettings
 
 DEFAULT_METHOD = "sshr"
-_OF_METHOD: dict[str, type] = {"preset": str, "settings": dict}
-_OF_VARIANT: dict[str, type] = {"name": str, "method": str, "training": dict, **_OF_METHOD}
-_TOP: dict[str, type] = {
+_OF_METHOD: dict[str, Kind] = {"preset": str, "settings": dict}
+_OF_VARIANT: dict[str, Kind] = {"name": str, "method": str, "training": dict, **_OF_METHOD}
+_TOP: dict[str, Kind] = {
     "title": str,
     "reference": str,
     "training": dict,
@@ -31,7 +31,6 @@ _TOP: dict[str, type] = {
     "methods": dict,
     "variants": list,
 }
-_KINDS: dict[type, str] = {str: "text", dict: "table", list: "list of tables"}
 
 
 @dataclass(frozen=True)
@@ -133,24 +132,19 @@ def read_study(path: Path) -> Study:
         InputError: When it is no TOML, or a value does not fit.
     """
     tree = read_toml(path)
-    _check_entries(tree, _TOP, path.name)
+    _check(tree, _TOP, path.name)
     for method, shared in tree.get("methods", {}).items():
         if not isinstance(shared, dict):
             raise InputError(f"{path.name} says methods.{method} = {shared!r}; a table was expected.")
-        _check_entries(shared, _OF_METHOD, f"methods.{method} in {path.name}")
+        _check(shared, _OF_METHOD, f"methods.{method} in {path.name}")
     variants = tuple(_variant(one, tree, path) for one in tree.get("variants", []))
     predict = build(PredictSettings, tree.get("predict", {}))
     first = variants[0].name if variants else ""
     return Study(path.stem, tree.get("title", path.stem), tree.get("reference", first), variants, predict)
 
 
-def _check_entries(tree: Mapping[str, Any], known: Mapping[str, type], where: str) -> None:
-    """Refuses names that no study has, and values of another kind; settings are checked where they are built."""
-    for name, value in tree.items():
-        if name not in known:
-            raise UnknownNameError(f"entry of {where}", name, known)
-        if not isinstance(value, known[name]):
-            raise InputError(f"{where} says {name} = {value!r}; a {_KINDS[known[name]]} was expected.")
+def _check(tree: Mapping[str, Any], known: Mapping[str, Kind], where: str) -> None:
+    check_entries(tree, known, where)
     if "seed" in tree.get("training", {}):
         raise InputError(f"{where} gives a seed; `--seeds` of the command gives those of all variants.")
 
@@ -158,7 +152,7 @@ def _check_entries(tree: Mapping[str, Any], known: Mapping[str, type], where: st
 def _variant(own: Mapping[str, Any], tree: Mapping[str, Any], path: Path) -> Variant:
     if not isinstance(own, dict):
         raise InputError(f"{path.name} has {own!r} for a variant; a table was expected: [[variants]].")
-    _check_entries(own, _OF_VARIANT, f"a variant in {path.name}")
+    _check(own, _OF_VARIANT, f"a variant in {path.name}")
     if "name" not in own:
         raise InputError(f"A variant in {path} has no name. Give each one.")
     methods = tree.get("methods", {})
