@@ -25,8 +25,7 @@ from counterstain.data import CropSettings, PatchDataset, draw_weak_patches, ope
 from counterstain.files import read_json, write_json
 from counterstain.infer import PredictSettings
 from counterstain.methods import SSHR, SSHRConfig, load_dense_method
-from counterstain.methods.thresholds import choose_thresholds
-from counterstain.methods.thresholds import mean_iou as window_mean_iou
+from counterstain.methods.tune import tune
 from counterstain.metrics import bootstrap_difference, mean_iou
 from counterstain.recipes import recipe
 from counterstain.report import Evaluation, evaluate, open_test_split
@@ -70,27 +69,17 @@ def chosen(run: Path, data: PatchDataset) -> tuple[SSHR, dict[str, Any]]:
     note = run / "chosen_on_val.json"
     method = load_dense_method(run)
     assert isinstance(method, SSHR)
-    trained = method.config
-    tried: dict[tuple[float, ...], tuple[float, tuple[float, ...]]] = {}
     if note.exists():
         best = read_json(note)
-        method.config = replace(trained, fusion=tuple(best["fusion"]))
-        method.thresholds = tuple(best["thresholds"])
-        return method, best
-    for fusion in FUSIONS:
-        method.config = replace(trained, fusion=fusion)
-        validation = method.validation_scores(data)
-        thresholds = choose_thresholds(validation)
-        tried[fusion] = (window_mean_iou(validation, thresholds), thresholds)
-    fusion = max(tried, key=lambda one: tried[one][0])
+        return method.finished_with(tuple(best["fusion"]), tuple(best["thresholds"])), best
+    tuned = tune(method, data, FUSIONS)
     best = {
-        "fusion": fusion,
-        "thresholds": tried[fusion][1],
-        "window_mean_iou_by_fusion": {" ".join(map(str, one)): score for one, (score, _) in tried.items()},
+        "fusion": tuned.method.config.fusion,
+        "thresholds": tuned.method.thresholds,
+        "window_mean_iou_by_fusion": {" ".join(map(str, one)): score for one, score in tuned.tried.items()},
     }
     write_json(note, best)
-    method.config, method.thresholds = replace(trained, fusion=fusion), tried[fusion][1]
-    return method, best
+    return tuned.method, best
 
 
 def scales(method: SSHR) -> dict[str, float]:

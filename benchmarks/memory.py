@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        measure(*arguments.measure, arguments.workers)
+        measure(arguments.measure[0], arguments.measure[1], arguments.workers)
         return
     results = {}
     with tempfile.TemporaryDirectory() as folder:

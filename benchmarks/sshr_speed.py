@@ -73,7 +73,7 @@ def training(method: SSHR, batch: int, px: int) -> Callable[[], None]:
         optimizer.zero_grad(set_to_none=True)
         with precise():
             loss = learn((images, labels), generator, 0)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
 
     return step
