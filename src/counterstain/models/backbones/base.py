@@ -90,6 +90,24 @@ class Backbone(nn.Module, ABC):
         """
         return self.taps(inputs_BCHW)
 
+    def drop_deepest(self) -> None:
+        """Leaves out what only the deepest tap needs; afterwards the third tap stands for it, as channels and strides say.
+
+        For networks that look at three depths. A file's tensors of what was left out are spare.
+
+        Raises:
+            InputError: When this backbone can't be shortened.
+        """
+        raise InputError(f"{type(self).__name__} was to be built without its deepest stage, which it can't be.")
+
+    def _without_deepest(self, *dropped: str) -> None:
+        """Says what holds once the modules of these prefixes are gone."""
+        self.spare_weights = (*self.spare_weights, *dropped)
+        first, second, third, _ = self.channels
+        self.channels = (first, second, third, third)
+        first, second, third, _ = self.strides
+        self.strides = (first, second, third, third)
+
     def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A published file's tensors under this network's names.
 

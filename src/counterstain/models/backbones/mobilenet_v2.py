@@ -167,8 +167,14 @@ class MobileNetV2(Backbone):
             x_BCHW = stage(x_BCHW)
             if index in self._rectified:
                 found.append(x_BCHW)
-        first, second, third, deep = found
+        first, second, third, deep = found if len(found) == len(self._rectified) else [*found, found[-1]]
         return first, second, third, F.relu(deep) if list(self._rectified.values())[3] else deep
+
+    def drop_deepest(self) -> None:
+        third = list(self._rectified)[2]
+        dropped = [f"features.{index}." for index in range(third + 1, len(self.features))]
+        self.features = self.features[: third + 1]
+        self._without_deepest(*dropped)
 
     def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A published file's tensors under torchvision's names.

@@ -192,6 +192,10 @@ class ResNet(Backbone):
         third_BCHW = self.layer3(second_BCHW)
         return first_BCHW, second_BCHW, third_BCHW, self.layer4(third_BCHW)
 
+    def drop_deepest(self) -> None:
+        self.layer4 = nn.Sequential()
+        self._without_deepest("layer4.")
+
     def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A published file's tensors under torchvision's names: a DeepLab's file has them after `backbone.`."""
         return {name.removeprefix("backbone."): tensor for name, tensor in state.items()}

@@ -50,7 +50,7 @@ class Tiny(Backbone):
         self.block1 = _Block(width, width, stride=2, dilation=1)
         self.block2 = _Block(width, 2 * width, stride=2, dilation=1)
         self.block3 = _Block(2 * width, 3 * width, stride=1, dilation=2)
-        self.block4 = _Block(3 * width, 4 * width, stride=1, dilation=4)
+        self.block4: nn.Module = _Block(3 * width, 4 * width, stride=1, dilation=4)
         self.channels = (width, 2 * width, 3 * width, 4 * width)
         self.strides = (4, 8, 8, 8)
         for module in self.modules():
@@ -62,3 +62,7 @@ class Tiny(Backbone):
         second_BCHW = self.block2(first_BCHW)
         third_BCHW = self.block3(second_BCHW)
         return first_BCHW, second_BCHW, third_BCHW, self.block4(third_BCHW)
+
+    def drop_deepest(self) -> None:
+        self.block4 = nn.Identity()
+        self._without_deepest("block4.")
