@@ -1,4 +1,4 @@
-"""Metrics: overlap, boundaries, presence, intervals over patients, and what no model would score."""
+"""Metrics: overlap, boundaries, presence, tumour masks, intervals over patients, and what no model would score."""
 
 from counterstain.metrics.baselines import Baseline, majority_baseline, majority_class, one_class, one_class_scores
 from counterstain.metrics.boundary import (
@@ -8,6 +8,7 @@ from counterstain.metrics.boundary import (
     boundary_iou,
     mean_boundary_iou,
 )
+from counterstain.metrics.hausdorff import Hausdorff, HausdorffScores, hausdorff
 from counterstain.metrics.intervals import BootstrapSettings, Interval, bootstrap, bootstrap_difference, per_patient
 from counterstain.metrics.presence import PresenceScores, classes_in, presence_scores
 from counterstain.metrics.segmentation import (
@@ -23,17 +24,35 @@ from counterstain.metrics.segmentation import (
     mean_iou,
     pixel_accuracy,
 )
+from counterstain.metrics.tumour import (
+    STRATA,
+    TumourScores,
+    TumourStratum,
+    f1_mix,
+    f1_negatives,
+    f1_positives,
+    image_f1,
+    image_iou,
+    iou_negatives,
+    iou_positives,
+    summed_mean,
+)
 
 __all__ = [
     "Baseline",
     "BootstrapSettings",
     "BoundaryScores",
     "BoundarySettings",
+    "Hausdorff",
+    "HausdorffScores",
     "Interval",
     "PROTOCOLS",
     "PresenceScores",
     "Protocol",
+    "STRATA",
     "SegmentationScores",
+    "TumourScores",
+    "TumourStratum",
     "bootstrap",
     "bootstrap_difference",
     "boundary_counts",
@@ -43,7 +62,15 @@ __all__ = [
     "classes_in",
     "confusion",
     "dice_bound",
+    "f1_mix",
+    "f1_negatives",
+    "f1_positives",
     "frequency_weighted_iou",
+    "hausdorff",
+    "image_f1",
+    "image_iou",
+    "iou_negatives",
+    "iou_positives",
     "majority_baseline",
     "majority_class",
     "mean_boundary_iou",
@@ -54,4 +81,5 @@ __all__ = [
     "per_patient",
     "pixel_accuracy",
     "presence_scores",
+    "summed_mean",
 ]
