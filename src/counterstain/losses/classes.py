@@ -1,4 +1,4 @@
-"""Losses: pure functions of logits and labels.
+"""Losses of classes: of images by their labels, of pixels by masks, and how pixels weigh.
 
 Shapes: B images, C classes of images, K classes of pixels, H x W cells of a map or pixels, N of them in a row.
 Does not know: networks, datasets, optimisers.
