@@ -8,7 +8,7 @@ Shapes: B images, C = 3 channels, H rows, W columns.
 Does not know: datasets, labels, networks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -71,6 +71,25 @@ class Augment:
             )
         images = _moved(images, _draw_moves(images.shape[0], settings, generator))
         return _stained(images, settings.stain_sigma, generator) if settings.stain_sigma else images
+
+
+def augment_alike(
+    images_BCHW: Tensor, maps_BSHW: Tensor, settings: AugmentSettings, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Images and what belongs to their pixels, moved alike; the images' stain is changed after that.
+
+    Args:
+        images_BCHW: float in [0, 1].
+        maps_BSHW: float, of the same height and width.
+        settings: What is varied.
+        generator: Where chance comes from, on the CPU.
+    """
+    num_channels = images_BCHW.shape[1]
+    moved = Augment(replace(settings, stain_sigma=0.0))(torch.cat([images_BCHW, maps_BSHW], dim=1), generator)
+    images_BCHW = moved[:, :num_channels]
+    if settings.stain_sigma:
+        images_BCHW = jitter_hed(images_BCHW, generator, settings.stain_sigma)
+    return images_BCHW, moved[:, num_channels:]
 
 
 def _draw_moves(number: int, settings: AugmentSettings, generator: torch.Generator | None) -> Tensor:

@@ -8,11 +8,12 @@ from pathlib import Path
 from counterstain.errors import InputError, UnknownNameError
 from counterstain.methods.artefacts import model_digest, read_model
 from counterstain.methods.base import DenseMethod, InputSpec, Method
+from counterstain.methods.fusion_kd import FusionKD, FusionKDConfig
 from counterstain.methods.multi_stage import MultiStage
 from counterstain.methods.multi_stage_config import MultiStageConfig
 from counterstain.methods.sshr import SSHR, SSHRConfig
 
-METHODS: dict[str, type[Method]] = {"sshr": SSHR, "multi_stage": MultiStage}
+METHODS: dict[str, type[Method]] = {"sshr": SSHR, "multi_stage": MultiStage, "fusion_kd": FusionKD}
 
 
 def find_method(name: str) -> type[Method]:
@@ -57,6 +58,8 @@ __all__ = [
     "METHODS",
     "SSHR",
     "DenseMethod",
+    "FusionKD",
+    "FusionKDConfig",
     "InputSpec",
     "Method",
     "MultiStage",

@@ -29,7 +29,16 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "counterstain.model", 2  # 1 had settings that were measured and dropped
 
 _PIXEL_HEADS = ("aspp.", "decoder.")  # of a DeepLab's file
-_TRAINED = ("model.json", "checkpoints", "stage1", "stage2", "pseudo_masks")  # what a training leaves in its folder
+_WEIGHTS = ("weights", "second_weights", "student_weights")  # settings that name a file
+_TRAINED = (  # what a training leaves in its folder
+    "model.json",
+    "checkpoints",
+    "stage1",
+    "stage2",
+    "pseudo_masks",
+    "teacher",
+    "rounds",
+)
 
 
 @dataclass(frozen=True)
@@ -74,9 +83,11 @@ class Recipe:
 
 
 def given_weights(settings: Any) -> dict[str, Path]:
-    """The files of pretrained weights among a method's settings, by the settings' names."""
-    values = {name: getattr(settings, name, None) for name in ("weights", "second_weights")}
-    return {name: Path(value) for name, value in values.items() if value is not None}
+    """The files of weights among a method's settings, by the settings' names."""
+    values = {name: getattr(settings, name, None) for name in _WEIGHTS}
+    files = {name: Path(value) for name, value in values.items() if value is not None}
+    run = getattr(settings, "teacher_run", None)
+    return files if run is None else {**files, "teacher_run": Path(run) / "model.safetensors"}
 
 
 def begin(run: Path, recipe: Recipe) -> bool:

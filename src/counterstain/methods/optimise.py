@@ -32,7 +32,7 @@ class OptimiserSettings:
     """How a network's parameters are moved.
 
     Args:
-        optimizer: "sgd" as published, or "adamw".
+        optimizer: "sgd", "adam" (weight decay through the gradient) or "adamw".
         learning_rate: Of backbone weights; it falls to 0 as (1 - step / steps) ** poly_power.
         scratch_factor: New layers learn this much faster.
         momentum: Of SGD.
@@ -42,7 +42,7 @@ class OptimiserSettings:
         gradient_clip: The largest norm of a step's gradient; 0 is none.
     """
 
-    optimizer: Literal["sgd", "adamw"]
+    optimizer: Literal["sgd", "adam", "adamw"]
     learning_rate: float
     scratch_factor: float
     momentum: float
@@ -142,11 +142,11 @@ def training_module(
 
         def configure_optimizers(self) -> Any:
             rate = optimiser.learning_rate
-            optimizer: torch.optim.Optimizer = (
-                torch.optim.SGD(groups, lr=rate, momentum=optimiser.momentum)
-                if optimiser.optimizer == "sgd"
-                else torch.optim.AdamW(groups, lr=rate)
-            )
+            optimizer: torch.optim.Optimizer
+            if optimiser.optimizer == "sgd":
+                optimizer = torch.optim.SGD(groups, lr=rate, momentum=optimiser.momentum)
+            else:
+                optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimiser.optimizer](groups, lr=rate)
             steps = int(self.trainer.estimated_stepping_batches)  # of one process, where several train
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, steps, optimiser))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

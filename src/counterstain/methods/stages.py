@@ -8,7 +8,7 @@ Does not know: what a stage learns.
 """
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import nn
@@ -61,15 +61,21 @@ def join_stages(run: Path, mask_minutes: float) -> None:
             "epochs": first["epochs"] + second["epochs"],
         },
     )
-    _join_losses(run)
+    join_losses(run, {name: run / folder for name, folder in _STAGES.items()})
 
 
-def _join_losses(run: Path) -> None:
+def join_losses(run: Path, folders: Mapping[str, Path]) -> None:
+    """Writes a run's `losses.csv` from those of its stages, steps going on from one to the next.
+
+    Args:
+        run: The run folder.
+        folders: By name of the stage, in order; each holds a `losses.csv`.
+    """
     start = 0
     with atomic(run / "losses.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "loss", "stage"])
-        for name, folder in _STAGES.items():
-            losses = read_losses(run / folder / "losses.csv")
+        for name, folder in folders.items():
+            losses = read_losses(folder / "losses.csv")
             writer.writerows((start + step, repr(loss), name) for step, loss in losses)
             start += losses[-1][0]

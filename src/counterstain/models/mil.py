@@ -99,7 +99,13 @@ class MilSpec:
 _PLAIN = (0.3, 0.3, 0.4)
 _SWIN = (0.3, 0.4, 0.3)
 
+_DWS = (0.2, 0.35, 0.45)
+
 MIL_NETWORKS: dict[str, MilSpec] = {
+    "vgg_mil": MilSpec("vgg16", _PLAIN),
+    "dws_mil": MilSpec("vgg16", _DWS),
+    "sa_mil": MilSpec("vgg16", _DWS, {"attention": True}),
+    "swin_mil": MilSpec("swin_tiny", _SWIN),
     "resnet18_mil": MilSpec("resnet18", _SWIN),
     "resnet50_mil": MilSpec("resnet50", _SWIN),
     "mobilenet_v2_mil": MilSpec("mobilenet_v2", _PLAIN),

@@ -16,7 +16,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,7 @@ def fit(
     run: Path,
     settings: TrainSettings,
     val_loader: "DataLoader[Any] | None" = None,
+    callbacks: "Sequence[Callback]" = (),
 ) -> Resumed:
     """Trains a module to the end, from where its run folder's last checkpoint stands.
 
@@ -93,6 +94,7 @@ def fit(
         run: The run folder.
         settings: How long and on what.
         val_loader: Needed for early stopping, of no use otherwise.
+        callbacks: Further ones. They come before each epoch's checkpoint is written, which holds their state.
 
     Returns:
         The epoch at which this call took up the run.
@@ -119,7 +121,7 @@ def fit(
             devices=settings.devices,
             precision=_precision(settings.precision),
             max_epochs=settings.epochs,
-            callbacks=_callbacks(run, settings, counter),
+            callbacks=[*callbacks, *_callbacks(run, settings, counter)],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
