@@ -1,6 +1,9 @@
 """Every backbone takes the exam of its contract, at options that keep it quick."""
 
-from counterstain.models.backbones import BACKBONES
+import torch
+from torch import Tensor, nn
+
+from counterstain.models.backbones import BACKBONES, Backbone
 from counterstain.testing.backbones import BackboneContract
 
 
@@ -26,6 +29,30 @@ class TestResNet50(BackboneContract):
 
 class TestResNet101(BackboneContract):
     name = "resnet101"
+
+
+class TestVGG16(BackboneContract):
+    name = "vgg16"
+
+
+class TestVGG16WithAttentionAndWithoutNorms(BackboneContract):
+    name, options = "vgg16", {"batch_norm": False, "attention": True}
+
+
+class TestSwinT(BackboneContract):
+    name, options = "swin_tiny", {"embed": 8, "depths": (2, 1, 2, 1), "heads": (1, 2, 4, 4), "window": 3}
+
+    def build(self, seed: int = 0) -> Backbone:
+        backbone = super().build(seed)
+        for index in range(4):  # what a fresh norm gives sums to nothing, which has no gradient
+            norm = backbone.get_submodule(f"norm{index}")
+            assert isinstance(norm, nn.LayerNorm)
+            nn.init.uniform_(norm.weight, 0.5, 1.5, torch.Generator().manual_seed(seed))
+        return backbone
+
+    def tap_of(self, backbone: Backbone, index: int, found_BCHW: Tensor) -> Tensor:
+        normed: Tensor = backbone.get_submodule(f"norm{index}")(found_BCHW.permute(0, 2, 3, 1))
+        return normed.permute(0, 3, 1, 2)
 
 
 class TestTiny(BackboneContract):

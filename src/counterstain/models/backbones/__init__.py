@@ -17,8 +17,10 @@ from counterstain.errors import UnknownNameError
 from counterstain.models.backbones.base import Backbone
 from counterstain.models.backbones.mobilenet_v2 import MobileNetV2
 from counterstain.models.backbones.resnet import ResNet
+from counterstain.models.backbones.swin import SwinT
 from counterstain.models.backbones.timm import Timm
 from counterstain.models.backbones.tiny import Tiny
+from counterstain.models.backbones.vgg import VGG16
 from counterstain.models.backbones.wide_resnet38 import WideResNet38
 from counterstain.models.weights import Audit, digest, load_state, read_state
 
@@ -28,6 +30,8 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet18": partial(ResNet, 18),
     "resnet50": partial(ResNet, 50),
     "resnet101": partial(ResNet, 101),
+    "vgg16": VGG16,
+    "swin_tiny": SwinT,
     "tiny": Tiny,
 }
 
@@ -60,7 +64,7 @@ def build_backbone(name: str, **options: Any) -> Backbone:
 
 
 def load_backbone_weights(backbone: Backbone, path: Path | str) -> Audit:
-    """Fills a backbone from a published weight file; tensors of its classifier are left over.
+    """Fills a backbone from a published weight file; tensors of its classifier are left over, parts of ours stay fresh.
 
     The audit's digest is of the file's tensors under the file's names, whichever taps the backbone was built with.
 
@@ -71,10 +75,17 @@ def load_backbone_weights(backbone: Backbone, path: Path | str) -> Audit:
     Raises:
         MissingFileError: When the file is not there.
         UnknownNameError: When no reader knows its suffix.
-        WeightsError: When a tensor is missing, left over beside the classifier's, or of another shape.
+        WeightsError: When a tensor is missing beside the backbone's `fresh_weights`, left over beside the classifier's, or
+            of another shape.
     """
     state = read_state(path)
-    audit = load_state(backbone, backbone.adopt(state), allow_extra=backbone.spare_weights, source=str(path))
+    audit = load_state(
+        backbone,
+        backbone.adopt(state),
+        allow_missing=backbone.fresh_weights(state),
+        allow_extra=backbone.spare_weights,
+        source=str(path),
+    )
     return replace(audit, digest=digest(state))
 
 
@@ -83,8 +94,10 @@ __all__ = [
     "Backbone",
     "MobileNetV2",
     "ResNet",
+    "SwinT",
     "Timm",
     "Tiny",
+    "VGG16",
     "WideResNet38",
     "build_backbone",
     "load_backbone_weights",

@@ -119,6 +119,14 @@ class Backbone(nn.Module, ABC):
         """
         return dict(state)
 
+    def fresh_weights(self, state: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Prefixes of what this network has and a published file of this kind lacks: it stays as it was built.
+
+        Args:
+            state: Names to tensors as they stand in the file.
+        """
+        return ()
+
     def freeze(self, modules: Iterable[nn.Module]) -> None:
         """Keeps modules as they are: their parameters are not trained, their norms use and keep their statistics."""
         for module in modules:
