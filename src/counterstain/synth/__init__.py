@@ -15,10 +15,12 @@ from counterstain.synth.patches import PatchSetSettings, write_patch_set
 from counterstain.synth.scene import Plane, Scene, SceneSettings
 from counterstain.synth.slide import SlideSettings, write_slide
 from counterstain.synth.truth import LAYOUT_NAMES, SlideTruth
+from counterstain.synth.tumour import TUMOUR_CLASSES, TumourSetSettings, write_tumour_set
 
 __all__ = [
     "LAYOUT_NAMES",
     "SCENE_CLASSES",
+    "TUMOUR_CLASSES",
     "Bank",
     "BankPlane",
     "BankSettings",
@@ -31,8 +33,10 @@ __all__ = [
     "SceneSettings",
     "SlideSettings",
     "SlideTruth",
+    "TumourSetSettings",
     "open_bank",
     "write_cohort",
     "write_patch_set",
     "write_slide",
+    "write_tumour_set",
 ]

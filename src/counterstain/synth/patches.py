@@ -309,7 +309,7 @@ def _write_patch(
     words = {"patient": patient.name, "x": int(box.x), "y": int(box.y), "index": index, "done": done}
     pixels = patient.plane.render(box)
     if settings.jpeg_quality is not None:
-        pixels = _recoded(pixels, settings.jpeg_quality)
+        pixels = recoded(pixels, settings.jpeg_quality)
     labels = patient.wording.lookup[patient.plane.labels(box)]
     if part == "train":
         parts = np.bincount(labels.ravel(), minlength=256)[: len(layout.classes)] / labels.size
@@ -327,7 +327,8 @@ def _write_patch(
         _save(split / layout.background_folder / f"{stem}.png", np.where(labels == layout.mask_ignore, 255, 0))
 
 
-def _recoded(pixels: Pixels, quality: int) -> Pixels:
+def recoded(pixels: Pixels, quality: int) -> Pixels:
+    """(H, W, 3) uint8 RGB after JPEG of a quality from 1 to 100."""
     import simplejpeg
 
     coded = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=quality, colorsubsampling="420")
