@@ -31,6 +31,7 @@ class MilNetwork(nn.Module):
     Args:
         backbone: Kept, not copied, without its deepest stage.
         fusion: The weight of each side's probability in the fused map, shallow to deep; they sum to 1 and are not learned.
+        scale: Images are enlarged by this before the backbone, for those too small for its strides; maps keep their size.
 
     Raises:
         InputError: When the weights are negative or don't sum to 1, or the backbone can't be shortened.
@@ -40,14 +41,14 @@ class MilNetwork(nn.Module):
 
     _weights_1S11: Tensor
 
-    def __init__(self, backbone: Backbone, fusion: Fusion) -> None:
+    def __init__(self, backbone: Backbone, fusion: Fusion, scale: float = 1.0) -> None:
         super().__init__()
         if len(fusion) != NUM_SIDES or min(fusion) < 0 or abs(sum(fusion) - 1) > 1e-6:
             raise InputError(
                 f"Fusion weights {fusion} were given; three that are 0 or more and sum to 1 were expected."
             )
         backbone.drop_deepest()
-        self.backbone, self.fusion = backbone, fusion
+        self.backbone, self.fusion, self.scale = backbone, fusion, scale
         heads = [nn.Conv2d(channels, 1, 1) for channels in backbone.channels[:NUM_SIDES]]
         for head in heads:
             nn.init.xavier_uniform_(head.weight)
@@ -64,7 +65,7 @@ class MilNetwork(nn.Module):
         Returns:
             (B, 4, H, W) float32 in [0, 1]: sides shallow to deep, then the fused map.
         """
-        taps = self.backbone(images_BCHW)[:NUM_SIDES]
+        taps = self.backbone(self._enlarged(images_BCHW))[:NUM_SIDES]
         # corners are aligned as the published networks have it
         sides_BSHW = torch.cat(
             [
@@ -75,6 +76,12 @@ class MilNetwork(nn.Module):
         ).sigmoid()
         fused_B1HW = (self._weights_1S11 * sides_BSHW).sum(1, keepdim=True)
         return torch.cat([sides_BSHW, fused_B1HW], dim=1)
+
+    def _enlarged(self, images_BCHW: Tensor) -> Tensor:
+        if self.scale == 1:
+            return images_BCHW
+        size = [max(1, round(length * self.scale)) for length in images_BCHW.shape[2:]]
+        return F.interpolate(images_BCHW, size=size, mode="bilinear", align_corners=False, antialias=self.scale < 1)
 
     def parameter_groups(self) -> ParameterGroups:
         """All parameters by how they are to be trained."""
@@ -113,12 +120,13 @@ MIL_NETWORKS: dict[str, MilSpec] = {
 }
 
 
-def build_mil(name: str, options: Mapping[str, Any] | None = None) -> MilNetwork:
+def build_mil(name: str, options: Mapping[str, Any] | None = None, scale: float = 1.0) -> MilNetwork:
     """A MIL network with random weights.
 
     Args:
         name: A name in MIL_NETWORKS.
         options: Arguments of its backbone, over the network's own.
+        scale: Of `MilNetwork`.
 
     Raises:
         UnknownNameError: When there is no such network, or its backbone has no such option.
@@ -127,4 +135,4 @@ def build_mil(name: str, options: Mapping[str, Any] | None = None) -> MilNetwork
     if name not in MIL_NETWORKS:
         raise UnknownNameError("MIL network", name, MIL_NETWORKS)
     spec = MIL_NETWORKS[name]
-    return MilNetwork(build_backbone(spec.backbone, **{**spec.options, **(options or {})}), spec.fusion)
+    return MilNetwork(build_backbone(spec.backbone, **{**spec.options, **(options or {})}), spec.fusion, scale)

@@ -18,7 +18,7 @@ from counterstain.models.mil import MIL_NETWORKS
 
 SelectorName = Literal["pixel_val", "proxy", "schedule"]
 
-_POSITIVE = ("gm_power", "learning_rate", "head_factor", "cache_mb")
+_POSITIVE = ("scale", "gm_power", "learning_rate", "head_factor", "cache_mb")
 _FROM_ZERO = (
     "area_weight",
     "wce_weight",
@@ -49,6 +49,7 @@ class FusionKDConfig:
         student_weights: Likewise of the student's; None takes `weights` where both networks and options are the same.
         teacher_run: A finished run of this method with the same teacher, whose network and witness are taken instead of
             training them.
+        scale: Images are enlarged by this before both networks, for those too small for their strides.
         positive: The name of the tumour class; None takes the one that is not the background.
         mil_loss: Of the teacher: "constant_dice" (the image's label at every pixel, as in the paper) or "gm_bce" (the
             generalised mean of pixels against the label, as in DWS-MIL).
@@ -112,6 +113,7 @@ class FusionKDConfig:
     weights: Path | None = None
     student_weights: Path | None = None
     teacher_run: Path | None = None
+    scale: float = 1.0
     positive: str | None = None
     mil_loss: Literal["constant_dice", "gm_bce"] = "constant_dice"
     gm_power: float = 4.0

@@ -135,8 +135,8 @@ class FusionKD(DenseMethod):
 
 def _network(config: FusionKDConfig, kind: Kind) -> MilNetwork:
     if kind == "teacher":
-        return build_mil(config.teacher, config.teacher_options)
-    return build_mil(config.student, config.student_options)
+        return build_mil(config.teacher, config.teacher_options, config.scale)
+    return build_mil(config.student, config.student_options, config.scale)
 
 
 def _check_training(settings: TrainSettings) -> None:
