@@ -79,7 +79,7 @@ def check(run: Path, asked: Question) -> None:
     refuse_other_classes(method, asked.data)
     refuse_other_gate(method, asked.settings.scoring.gate)
     tile_sizes(method.input, asked.predict, map_stride=1)
-    unmasked = [str(record.image) for record in asked.data.split(asked.split) if record.mask is None]
+    unmasked = [str(record.image) for record in asked.data.split(asked.split) if not record.has_truth]
     if unmasked:
         raise InputError(listed(f"Images of the {asked.split} split have no mask to score against:", unmasked))
 

@@ -6,10 +6,12 @@ and is never turned into colours, since two datasets paint the same class differ
 Does not know: datasets, folders, slides (a slide is read through `counterstain.slides`).
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,14 @@ Mask = npt.NDArray[np.uint8]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 """Files that count as images in a dataset's folder, in lower case."""
+
+MaskReading = Literal["indices", "not zero", "white"]
+"""What pixels of mask files say: a class index or its colour; or, of two classes, the one that is not the background,
+where a pixel is not 0 or where it is nearer white than black."""
+
+_MOST_PIXELS = 1 << 29  # of a patch; the largest of DigestPath2019 has 22701 x 19314, which Pillow takes for an attack
+_GREY = 127  # masks saved as JPEG hold all greys: above it they meant white
+_PILLOW = threading.Lock()
 
 _UNREADABLE = (
     OSError,
@@ -95,7 +105,7 @@ def image_size(path: Path | str) -> Size:
     """
     path = existing(path, "an image")
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             return Size(*image.size)
     except _UNREADABLE as error:
         raise InputError(f"'{path}' is no image that can be read: {_reason(error)}. Replace the file.") from error
@@ -117,8 +127,7 @@ def read_mask(path: Path | str, coding: MaskCoding | None = None) -> Mask:
     """
     path = Path(path)
     image = _load(path, "a mask")
-    if image.format == "JPEG":
-        raise InputError(f"Mask '{path}' is a JPEG, which smears labels. Save masks as PNG.")
+    _refuse_jpeg(path, image)
     if image.mode in ("RGB", "RGBA"):
         return _from_colors(path, image, coding)
     values = np.array(image)
@@ -132,6 +141,40 @@ def read_mask(path: Path | str, coding: MaskCoding | None = None) -> Mask:
         _refuse_foreign_values(path, mask, coding)
         if image.mode == "P":
             _refuse_permuted_palette(path, mask, image, coding)
+    return mask
+
+
+def read_binary_mask(path: Path | str, reading: MaskReading, ignore_index: int | None = None) -> Mask:
+    """A mask file of two classes, painted in black and white or numbered.
+
+    Args:
+        path: "not zero" takes lossless files alone; "white" JPEG too, and any that show black and white.
+        reading: "not zero" or "white": 1 where a pixel is not 0 in any channel, or where the mean of its channels is
+            above 127.
+        ignore_index: With "not zero", the value that is neither.
+
+    Returns:
+        (H, W) uint8 of 0, 1 and `ignore_index`.
+
+    Raises:
+        MissingFileError: When nothing is there.
+        InputError: When it can't be decoded, is transparent, is JPEG where that is no mask, or is all but black where
+            white was expected.
+    """
+    assert reading != "indices", "masks of indices have a coding"
+    path = Path(path)
+    image = _load(path, "a mask")
+    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
+        raise InputError(f"Mask '{path}' is transparent. Save it opaque, in black and white.")
+    if reading == "white":
+        return _where_white(path, image)
+    _refuse_jpeg(path, image)
+    values = np.array(image)
+    values = values.reshape(*values.shape[:2], -1)
+    is_there: npt.NDArray[np.bool_] = np.any(values, axis=-1)
+    mask: Mask = is_there.astype(np.uint8)
+    if ignore_index is not None:
+        mask = np.where((values == ignore_index).all(axis=-1), np.uint8(ignore_index), mask)
     return mask
 
 
@@ -169,10 +212,41 @@ def write_mask(path: Path, mask: Mask, colors: Sequence[RGB]) -> None:
     image.save(path, format="PNG")
 
 
+def _where_white(path: Path, image: Image.Image) -> Mask:
+    channels = np.array(image.convert("RGB"))
+    sums = channels.sum(axis=-1, dtype=np.uint16)
+    brightest = int(sums.max()) / 3
+    if image.format != "JPEG" and 0 < brightest <= _GREY:
+        raise InputError(
+            f"Mask '{path}' holds no pixel brighter than {brightest:.0f}; black and white (255) was expected. If it holds "
+            "class indices, give the dataset as a table."
+        )
+    mask: Mask = (sums > 3 * _GREY).astype(np.uint8)
+    return mask
+
+
+def _refuse_jpeg(path: Path, image: Image.Image) -> None:
+    if image.format == "JPEG":
+        raise InputError(f"Mask '{path}' is a JPEG, which smears labels. Save masks as PNG.")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image whose header was read. Pillow's limit on pixels is for files of strangers; a dataset's own are larger."""
+    with _PILLOW:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _MOST_PIXELS
+        try:
+            image = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+    with image:
+        yield image
+
+
 def _load(path: Path, what: str) -> Image.Image:
     path = existing(path, what)
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             image.load()
     except _UNREADABLE as error:
         raise InputError(f"'{path}' can't be decoded as {what}: {_reason(error)}. Replace the file.") from error

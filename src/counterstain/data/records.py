@@ -14,7 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from counterstain.data.images import Mask, MaskCoding, image_size, read_flags, read_mask
+from counterstain.data.images import (
+    Mask,
+    MaskCoding,
+    MaskReading,
+    image_size,
+    read_binary_mask,
+    read_flags,
+    read_mask,
+)
 from counterstain.data.labels import Label
 from counterstain.errors import InputError, UnknownNameError, listed
 from counterstain.files import settings_hash, whole_hash
@@ -33,6 +41,7 @@ class PatchRecord:
         patient: Whose tissue it is. Where a dataset does not say, each patch has a patient of its own.
         mask: Its truth, for scoring only; None where there is none.
         exclude: A file that is not 0 where scoring leaves a pixel out, beside what `mask` itself leaves out.
+        is_empty: Whether it is known to hold nothing but the background class, so that its truth needs no file.
     """
 
     image: Path
@@ -40,6 +49,12 @@ class PatchRecord:
     patient: str
     mask: Path | None = None
     exclude: Path | None = None
+    is_empty: bool = False
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether there is something to score against."""
+        return self.mask is not None or self.is_empty
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,7 @@ class PatchDataset:
         ignore_color: The colour of `ignore_index` in masks of colours.
         notes: What a report on this dataset has to say: patients in two splits, simulated labels, unknown patients.
         source: Folder and layout it was opened from; None where it was made otherwise.
+        mask_reading: What the pixels of its mask files say; all but "indices" want two classes, one the background.
     """
 
     name: str
@@ -71,6 +87,7 @@ class PatchDataset:
     ignore_color: RGB = (255, 255, 255)
     notes: tuple[str, ...] = ()
     source: tuple[str, str] | None = None
+    mask_reading: MaskReading = "indices"
 
     @property
     def splits(self) -> dict[str, tuple[PatchRecord, ...]]:
@@ -105,11 +122,9 @@ class PatchDataset:
             ignore index excludes pixels by a file of their own.
 
         Raises:
-            InputError: When the record has no mask, or it holds other values, or it can't be decoded.
+            InputError: When the record has no truth, or its mask holds other values, or it can't be decoded.
         """
-        if record.mask is None:
-            raise InputError(f"Patch '{record.image}' has no mask to score against. Give its mask, or leave it out.")
-        mask = read_mask(record.mask, self.mask_coding)
+        mask = self._file_mask(record.mask) if record.mask is not None else self._empty_mask(record)
         if record.exclude is not None:
             excluded = read_flags(record.exclude)
             if excluded.shape != mask.shape:
@@ -118,6 +133,29 @@ class PatchDataset:
                 )
             mask = np.where(excluded, np.uint8(UNCOVERED if self.ignore_index is None else self.ignore_index), mask)
         return mask
+
+    def _file_mask(self, path: Path) -> Mask:
+        if self.mask_reading == "indices":
+            return read_mask(path, self.mask_coding)
+        index_of = np.arange(256, dtype=np.uint8)
+        index_of[:2] = self._background, 1 - self._background
+        mask: Mask = index_of[read_binary_mask(path, self.mask_reading, self.ignore_index)]
+        return mask
+
+    def _empty_mask(self, record: PatchRecord) -> Mask:
+        if not record.is_empty:
+            raise InputError(f"Patch '{record.image}' has no mask to score against. Give its mask, or leave it out.")
+        size = image_size(record.image)
+        return np.full((size.height, size.width), self._background, np.uint8)
+
+    @property
+    def _background(self) -> int:
+        if self.classes.background is None:
+            raise InputError(
+                f"Dataset {self.name!r} has images said to hold the background alone, and no class is its background. Say "
+                "which one is."
+            )
+        return self.classes.index(self.classes.background)
 
     @property
     def shared_patients(self) -> dict[str, tuple[str, ...]]:
@@ -134,6 +172,7 @@ class PatchDataset:
             split: [
                 [record.image.name, record.image.stat().st_size, record.label, record.patient]
                 + [whole_hash(mask) for mask in (record.mask, record.exclude) if mask is not None and split != "train"]
+                + ["empty"] * record.is_empty
                 for record in records
             ]
             for split, records in self.splits.items()
@@ -206,6 +245,6 @@ def _counts(records: Sequence[PatchRecord], classes: Classes) -> dict[str, Any]:
     return {
         "patches": len(records),
         "patients": len({record.patient for record in records}),
-        "masks": sum(record.mask is not None for record in records),
+        "masks": sum(record.has_truth for record in records),
         "present": {name: sum(label[index] for label in labels) for index, name in enumerate(classes.names)},
     }

@@ -56,7 +56,7 @@ def check_validation(data: "PatchDataset", settings: TrainSettings, thresholds: 
     Raises:
         InputError: When the validation split lacks what thresholds or early stopping need.
     """
-    has_masks = bool(data.val) and all(record.mask is not None for record in data.val)
+    has_masks = bool(data.val) and all(record.has_truth for record in data.val)
     has_labels = bool(data.val) and all(record.label is not None for record in data.val)
     if thresholds == "val" and not (has_masks or has_labels):
         raise InputError(
@@ -91,7 +91,7 @@ def choose_on_validation(
     Raises:
         InputError: When there is no validation split.
     """
-    if all(record.mask is not None for record in data.val):
+    if all(record.has_truth for record in data.val):
         return choose_thresholds(validation_scores(data, tile_px, judge, device))
     found = [
         (presence(images_BCHW.to(device).float() / 255).cpu(), labels_BC)

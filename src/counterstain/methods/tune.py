@@ -66,7 +66,7 @@ def tune(method: SSHR, data: "PatchDataset", fusions: Sequence[Four]) -> Tuned:
             f"The run knows {', '.join(method.classes.names)}; the dataset has {', '.join(data.classes.names)}. Tune it on "
             "a dataset of its own classes."
         )
-    if not fusions or not data.val or any(record.mask is None for record in data.val):
+    if not fusions or not data.val or not all(record.has_truth for record in data.val):
         raise InputError("Tuning wants a fusion to try and a validation split with a mask for every image.")
     scores = _scores_by_fusion(method, data, fusions)
     chosen = {fusion: choose_thresholds(scores[fusion]) for fusion in fusions}
