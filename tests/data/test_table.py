@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from counterstain.data import PatchDataset, default_colors, open_patches
+from counterstain.data import PatchDataset, default_colors, open_patches, tumour_class
 from counterstain.data.table import class_file_text, read_class_file
 from counterstain.errors import InputError, LabelError, MissingFileError, SplitError, UnknownNameError
 from counterstain.results import Classes
@@ -233,3 +233,83 @@ def test_default_colours_are_distinct_and_never_white() -> None:
     assert len(set(colors)) == 40
     assert (255, 255, 255) not in colors
     assert colors[:3] == default_colors(3)
+
+
+def test_one_class_column_makes_two_classes_normal_first(table: Write) -> None:
+    dataset = open_patches(
+        table("image,split,patient,tumour", "a.png,train,P1,1", "b.png,train,P2,0", "c.png,test,P3,")
+    )
+    assert (dataset.classes.names, dataset.classes.background) == (("normal", "tumour"), "normal")
+    assert by_name(dataset) == {"a.png": (0, 1), "b.png": (1, 0), "c.png": None}
+    assert tumour_class(dataset.classes) == 1
+
+
+def test_a_label_column_of_normal_and_another_does_the_same(table: Write) -> None:
+    rows = ("a.png,train,lesion", "b.png,train,normal", "c.png,test,")
+    dataset = open_patches(table("image,split,label", *rows))
+    assert (dataset.classes.names, dataset.classes.background) == (("normal", "lesion"), "normal")
+    assert by_name(dataset) == {"a.png": (0, 1), "b.png": (1, 0), "c.png": None}
+    with pytest.raises(LabelError, match="line 2: both normal and lesion"):
+        open_patches(table("image,split,label", "a.png,train,lesion;normal"))
+
+
+def test_two_other_names_stay_two_classes_of_which_none_is_the_background(table: Write) -> None:
+    dataset = open_patches(table("image,split,label", "a.png,train,gland", "b.png,train,other;gland"))
+    assert (dataset.classes.names, dataset.classes.background) == (("gland", "other"), None)
+
+
+def test_the_background_may_be_called_otherwise_or_stand_anywhere(table: Write) -> None:
+    rows = ("image,split,cancer", "a.png,train,1", "b.png,train,0", "c.png,test,0")
+    dataset = open_patches(table(*rows, classes='background = "benign"'))
+    assert (dataset.classes.names, dataset.classes.background) == (("benign", "cancer"), "benign")
+    classes = 'background = "benign"\nclasses = [{name = "cancer"}, {name = "benign", color = [1, 2, 3]}]'
+    dataset = open_patches(table(*rows, classes=classes))
+    assert by_name(dataset) == {"a.png": (1, 0), "b.png": (0, 1), "c.png": (0, 1)}
+    assert dataset.read_mask(dataset.test[0]).tolist() == [[1] * 8] * 6
+    mask = np.array([[0, 1, 255, 0, 0, 0, 0, 0]] * 6, np.uint8)
+    folder = table("image,split,mask,cancer", "a.png,train,,1", "c.png,test,c_mask.png,1", classes=classes)
+    Image.fromarray(mask).save(folder / "c_mask.png")
+    dataset = open_patches(folder)
+    assert dataset.read_mask(dataset.test[0])[0].tolist() == [1, 0, 0, 1, 1, 1, 1, 1]
+
+
+def test_a_class_column_named_after_the_background_is_refused(table: Write) -> None:
+    with pytest.raises(InputError, match="'normal' was given as the one class"):
+        open_patches(table("image,split,normal", "a.png,train,1"))
+
+
+@pytest.mark.parametrize("white", [1, 2, 255])
+def test_masks_of_one_class_are_0_or_not_0(table: Write, white: int) -> None:
+    folder = table("image,split,mask,tumour", "a.png,train,,1", "b.png,test,b_mask.png,1")
+    mask = np.array([[0, 1, 1, 0, 0, 0, 0, 0]] * 6, np.uint8)
+    for image in (Image.fromarray(white * mask), Image.fromarray(np.stack([0 * mask, white * mask, mask], -1))):
+        image.save(folder / "b_mask.png")
+        dataset = open_patches(folder)
+        assert np.array_equal(dataset.read_mask(dataset.test[0]), mask)
+    Image.fromarray(255 * mask).save(folder / "b_mask.png", format="JPEG")
+    with pytest.raises(InputError, match="is a JPEG, which smears labels"):
+        dataset.read_mask(dataset.test[0])
+
+
+def test_masks_of_one_class_may_leave_pixels_out_by_a_value_that_is_named(table: Write) -> None:
+    rows = ("image,split,mask,tumour", "a.png,train,,1", "b.png,test,b_mask.png,1")
+    folder = table(*rows, classes="ignore_index = 255")
+    Image.fromarray(np.array([[0, 1, 255, 9, 0, 0, 0, 0]] * 6, np.uint8)).save(folder / "b_mask.png")
+    dataset = open_patches(folder)
+    assert dataset.ignore_index == 255
+    assert dataset.read_mask(dataset.test[0])[0].tolist() == [0, 1, 255, 1, 0, 0, 0, 0]
+
+
+def test_images_without_the_one_class_need_no_mask(table: Write) -> None:
+    rows = ("a.png,train,,1", "b.png,train,,0", "c.png,test,,0", "d.png,test,,1", "e.png,test,,")
+    dataset = open_patches(table("image,split,mask,tumour", *rows))
+    assert [record.has_truth for record in dataset.test] == [True, False, False]
+    assert not dataset.read_mask(dataset.test[0]).any()
+    assert not any(record.has_truth for record in dataset.train)
+    with pytest.raises(InputError, match="has no mask to score against"):
+        dataset.read_mask(dataset.test[1])
+
+
+def test_labels_of_zeros_in_several_columns_do_not_make_an_image_empty(table: Write) -> None:
+    dataset = open_patches(table("image,split,gland,other", "a.png,train,1,0", "b.png,test,0,0"))
+    assert not dataset.test[0].has_truth

@@ -1,8 +1,8 @@
 """Datasets in a table: `labels.csv` beside the images.
 
 Columns: `image`; optionally `split`, `patient`, `mask`, `mpp`; then a column of 0 and 1 for each class, or one column
-`label` of class names between semicolons. `classes.toml` (or `.json`) beside the table may add colours, order, resolution
-and the mask value that scoring leaves out.
+`label` of class names between semicolons. One class column alone makes two classes, it and "normal". `classes.toml` (or
+`.json`) beside the table may add colours, order, resolution and the mask value that scoring leaves out.
 
 Does not know: published layouts, what happens to the records.
 """
@@ -11,7 +11,7 @@ import colorsys
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from counterstain.data.labels import Label
 from counterstain.data.records import SPLITS, PatchDataset, PatchRecord
 from counterstain.data.rows import Row, Rows, read_rows
 from counterstain.data.splits import FRACTIONS, Fractions, refuse_shared_patients, split_by_patient
+from counterstain.data.tumour import NORMAL, is_positive, tumour_class, tumour_classes
 from counterstain.errors import InputError, LabelError, MissingFileError, SplitError, UnknownNameError, listed
 from counterstain.files import read_json
 from counterstain.results import RGB, UNCOVERED, Classes
@@ -60,7 +61,7 @@ class ClassFile:
         classes: None where the table's header names them.
         name: Of the dataset; None for its folder's.
         background: The class that stands for nothing of interest.
-        ignore_index: The mask value that scoring leaves out.
+        ignore_index: The mask value that scoring leaves out; None for 255, or for no value where a mask is 0 or not 0.
         ignore_color: Its colour in masks of colours.
         mpp: um/px of all images.
         white_is_background: Whether white areas count as background.
@@ -70,7 +71,7 @@ class ClassFile:
     classes: Classes | None = None
     name: str | None = None
     background: str | None = None
-    ignore_index: int = UNCOVERED
+    ignore_index: int | None = None
     ignore_color: RGB = (255, 255, 255)
     mpp: float | None = None
     white_is_background: bool = False
@@ -107,9 +108,9 @@ def read_table(
     if image_column is None:
         raise UnknownNameError("column where 'image' was expected", table.header[0], _RESERVED)
     facts = read_class_file(path.parent)
-    classes, label_of = _labelling(table, facts)
+    labelling = _labelling(table, facts)
     split_of = _splits_of(table)
-    labels = _labels(table, label_of, split_of)
+    labels = _labels(table, labelling.label_of, split_of)
     paths = _paths(table, image_column)
     masks = _paths(table, table.column("mask"))
     patient_column = table.column("patient")
@@ -123,11 +124,14 @@ def read_table(
         splits = split_by_patient(records, fractions, seed)
     else:
         raise SplitError(f"'{path}' has neither a column 'split' nor 'patient'. Add one: images are split by patient.")
+    if labelling.is_binary:
+        tumour = tumour_class(labelling.classes)
+        splits = {name: part if name == "train" else _with_empty(part, tumour) for name, part in splits.items()}
     unknown = () if patient_column else ("The table names no patients: nobody can tell whether two splits share one.",)
     return PatchDataset(
         name=facts.name or path.resolve().parent.name,
-        classes=classes,
-        ignore_index=facts.ignore_index,
+        classes=labelling.classes,
+        ignore_index=UNCOVERED if facts.ignore_index is None and not labelling.is_binary else facts.ignore_index,
         mpp=mpp if mpp is not None else _mpp(table) or facts.mpp,
         white_is_background=facts.white_is_background,
         train=splits.get("train", ()),
@@ -135,6 +139,7 @@ def read_table(
         test=splits.get("test", ()),
         ignore_color=facts.ignore_color,
         notes=(*facts.notes, *unknown),
+        mask_reading="not zero" if labelling.is_binary else "indices",
     )
 
 
@@ -198,7 +203,7 @@ def _class_file(tree: dict[str, Any]) -> ClassFile:
         classes=classes,
         name=tree.get("name"),
         background=background,
-        ignore_index=int(tree.get("ignore_index", UNCOVERED)),
+        ignore_index=None if tree.get("ignore_index") is None else int(tree["ignore_index"]),
         ignore_color=_rgb(tree.get("ignore_color", (255, 255, 255))),
         mpp=None if mpp is None else _positive(str(mpp), "mpp"),
         white_is_background=bool(tree.get("white_is_background", False)),
@@ -214,21 +219,52 @@ def _rgb(color: Sequence[Any]) -> RGB:
     return red, green, blue
 
 
-def _labelling(table: Rows, facts: ClassFile) -> tuple[Classes, Callable[[Row], Label | str | None]]:
-    """The classes, and the function that reads a row's label: None when its cells are empty, text when they are wrong."""
+@dataclass(frozen=True)
+class _Labelling:
+    """How a table says what is in an image.
+
+    Args:
+        classes: In the order of labels.
+        label_of: Reads a row's label: None when its cells are empty, text when they are wrong.
+        is_binary: Whether an image either has the one thing that is looked for or does not.
+    """
+
+    classes: Classes
+    label_of: Callable[[Row], Label | str | None]
+    is_binary: bool = False
+
+
+def _labelling(table: Rows, facts: ClassFile) -> _Labelling:
     label_column = table.column("label")
-    if label_column is not None:
-        classes = facts.classes or _default_classes(_names_in(table, label_column), facts)
-        return classes, lambda row: _from_names(row.cells[label_column], classes)
+    return _by_columns(table, facts) if label_column is None else _by_names(table, label_column, facts)
+
+
+def _by_names(table: Rows, column: str, facts: ClassFile) -> _Labelling:
+    names = _names_in(table, column)
+    normal = facts.background or NORMAL
+    if facts.classes is None and len(names) == 2 and normal in names:
+        classes = tumour_classes(names[1 - names.index(normal)], normal)
+        return _Labelling(classes, lambda row: _one_of(_from_names(row.cells[column], classes), classes), True)
+    classes = facts.classes or _default_classes(names, facts)
+    return _Labelling(classes, lambda row: _from_names(row.cells[column], classes))
+
+
+def _by_columns(table: Rows, facts: ClassFile) -> _Labelling:
     others = tuple(column for column in table.header if column.lower() not in _RESERVED)
-    classes = facts.classes or _default_classes(others, facts)
+    if facts.classes is None and len(others) == 1:
+        classes = tumour_classes(others[0], facts.background or NORMAL)
+    else:
+        classes = facts.classes or _default_classes(others, facts)
     missing = [name for name in classes.names if name not in table.header]
+    if len(classes) == 2 and missing == [classes.background]:
+        tumour = 1 - classes.index(missing[0])
+        return _Labelling(classes, lambda row: _from_digit(row.cells, classes, tumour), True)
     if missing:
         raise InputError(
             f"'{table.path}' has no column for the classes {missing} and no column 'label'. Its columns: "
             f"{', '.join(table.header)}."
         )
-    return classes, lambda row: _from_digits({name: row.cells[name] for name in classes.names})
+    return _Labelling(classes, lambda row: _from_digits({name: row.cells[name] for name in classes.names}))
 
 
 def _default_classes(names: tuple[str, ...], facts: ClassFile) -> Classes:
@@ -255,6 +291,26 @@ def _from_digits(cells: dict[str, str]) -> Label | str | None:
         return None
     bad = [f"{name} = {cell!r}" for name, cell in cells.items() if cell not in _DIGITS]
     return ", ".join(bad) if bad else tuple(_DIGITS[cell] for cell in cells.values())
+
+
+def _from_digit(cells: dict[str, str], classes: Classes, tumour: int) -> Label | str | None:
+    """The label of two classes from the column of one: 0 says that there is none of it, which names the other."""
+    label = _from_digits({classes.names[tumour]: cells[classes.names[tumour]]})
+    if label is None or isinstance(label, str):
+        return label
+    return (1 - label[0], label[0]) if tumour == 1 else (label[0], 1 - label[0])
+
+
+def _one_of(label: Label | str | None, classes: Classes) -> Label | str | None:
+    return f"both {' and '.join(classes.names)}; it is one of them" if label == (1, 1) else label
+
+
+def _with_empty(records: Sequence[PatchRecord], tumour: int) -> tuple[PatchRecord, ...]:
+    """The records, those without a mask that hold nothing of the one thing looked for being said to be empty."""
+    return tuple(
+        replace(r, is_empty=r.mask is None and r.label is not None and not is_positive(r.label, tumour))
+        for r in records
+    )
 
 
 def _labels(
