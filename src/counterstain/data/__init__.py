@@ -18,6 +18,8 @@ from counterstain.data.patches import LAYOUT_NAMES, open_patches
 from counterstain.data.records import SPLITS, PatchDataset, PatchRecord, patient_code, patient_codes, shared_patients
 from counterstain.data.splits import FRACTIONS, refuse_shared_patients, split_by_patient, split_patients
 from counterstain.data.table import default_colors
+from counterstain.data.tumour import is_positive, tumour_class, tumour_classes
+from counterstain.data.tumour_folders import digestpath_slide
 from counterstain.data.weak import WeakPatches, WeakSettings
 
 __all__ = [
@@ -38,8 +40,10 @@ __all__ = [
     "WeakPatches",
     "WeakSettings",
     "default_colors",
+    "digestpath_slide",
     "draw_weak_patches",
     "image_size",
+    "is_positive",
     "open_cohort",
     "open_masked_images",
     "open_patches",
@@ -55,6 +59,8 @@ __all__ = [
     "shared_patients",
     "split_by_patient",
     "split_patients",
+    "tumour_class",
+    "tumour_classes",
     "write_image",
     "write_mask",
 ]

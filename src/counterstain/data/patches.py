@@ -9,18 +9,20 @@ Does not know: how a layout or a table is read, what is done with a dataset.
 from dataclasses import replace
 from pathlib import Path
 
-from counterstain.data.labels import parse_label
+from counterstain.data.labels import Label, parse_label
 from counterstain.data.published import find_splits, read_published, split_images
 from counterstain.data.records import PatchDataset, check_readable, shared_patients
 from counterstain.data.splits import FRACTIONS, Fractions
 from counterstain.data.table import TABLE, read_table
+from counterstain.data.tumour_folders import TUMOUR_LAYOUTS, fits_tumour_layout, read_tumour_folders
 from counterstain.errors import InputError, LabelError, UnknownNameError
 from counterstain.files import existing
 from counterstain.layouts import LAYOUTS, PatchLayout
 from counterstain.log import logger
+from counterstain.results import Classes
 
 TABLE_LAYOUT = "table"
-LAYOUT_NAMES = (*LAYOUTS, TABLE_LAYOUT)
+LAYOUT_NAMES = (*LAYOUTS, TABLE_LAYOUT, *TUMOUR_LAYOUTS)
 
 
 def open_patches(
@@ -40,13 +42,14 @@ def open_patches(
         folder: The dataset, or its table.
         layout: One of LAYOUT_NAMES; recognised when it is not given.
         mpp: um/px of the images, where you know better than the layout or the table.
-        fractions: Of patients in train, val and test, for a table without a column `split`.
+        fractions: Of patients in train, val and test, where the dataset has no splits: a table without a column `split`,
+            and "digestpath".
         seed: Of that split.
 
     Raises:
         MissingFileError: When the folder is not there, or lacks files; all of them at once.
         LabelError: When labels can't be parsed; all of them at once.
-        SplitError: When a table's splits share a patient or can't be made.
+        SplitError: When a table's splits share a patient, or splits can't be made.
         InputError: When the layout can't be told, or the folder does not have it, or images can't be read.
     """
     folder = existing(folder, "a dataset of patches")
@@ -60,6 +63,8 @@ def open_patches(
     if chosen == TABLE_LAYOUT:
         table = folder if folder.is_file() else existing(folder / TABLE, "the table of a dataset")
         dataset = read_table(table, mpp=mpp, fractions=fractions, seed=seed)
+    elif chosen in TUMOUR_LAYOUTS:
+        dataset = replace(read_tumour_folders(folder, chosen, fractions=fractions, seed=seed), mpp=mpp)
     else:
         dataset = _published(folder, LAYOUTS[chosen], mpp)
     for name, records in dataset.splits.items():
@@ -74,6 +79,7 @@ def recognise(folder: Path) -> str:
         InputError: When none fits, or several do.
     """
     fitting = [name for name, layout in LAYOUTS.items() if _fits(folder, layout)]
+    fitting += [name for name in TUMOUR_LAYOUTS if fits_tumour_layout(folder, name)]
     fitting += [TABLE_LAYOUT] if (folder / TABLE).is_file() else []
     if len(fitting) != 1:
         found = f"fits {' and '.join(fitting)}" if fitting else "fits no layout that can be recognised"
@@ -134,8 +140,11 @@ def _label_notes(dataset: PatchDataset) -> list[str]:
     if not labels:
         return []
     blank = sum(not any(label) for label in labels)
-    if blank == len(labels):
-        raise LabelError("Every training label is all zeros; nothing can be learned. The first:", [str(labels[0])])
+    if not any(_names_something(label, dataset.classes) for label in labels):
+        raise LabelError(
+            "No training label names a class other than the background; nothing can be learned. The first:",
+            [str(labels[0])],
+        )
     absent = [name for index, name in enumerate(dataset.classes.names) if not any(label[index] for label in labels)]
     notes = []
     if blank:
@@ -143,3 +152,7 @@ def _label_notes(dataset: PatchDataset) -> list[str]:
     if absent:
         notes.append(f"No training label names {', '.join(absent)}: what no patch has can't be learned.")
     return notes
+
+
+def _names_something(label: Label, classes: Classes) -> bool:
+    return any(digit and name != classes.background for digit, name in zip(label, classes.names, strict=True))

@@ -65,24 +65,35 @@ def split_images(parent: Path, layout: PatchLayout) -> list[Path]:
         InputError: When there are none, when they lie in two places, or when two differ in their suffix alone.
     """
     places = [parent / name if name else parent for name in layout.image_folders]
-    filled = [images for images in map(_image_files, places) if images]
+    filled = [images for images in map(image_files, places) if images]
     if len(filled) != 1:
         names = " or ".join(f"'{place}'" for place in places)
         found = "none" if not filled else "some in both"
         raise InputError(f"Images were expected in {names}; there are {found}. Keep them in one of the two.")
-    stems = [path.stem for path in filled[0]]
-    twins = sorted(first for first, second in pairwise(stems) if first == second)
-    if twins:
-        raise InputError(listed(f"Images in '{parent}' differ in their suffix alone. Keep one of each:", twins))
+    refuse_twins(parent, filled[0])
     return filled[0]
 
 
-def _image_files(folder: Path) -> list[Path]:
-    """The images of a folder. Hidden files are left out: archives made on macOS hold a `._` twin of each."""
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder, by stem; none where it is not there.
+
+    Hidden files are left out: archives made on macOS hold a `._` twin of each.
+    """
     if not folder.is_dir():
         return []
     files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     return sorted((path for path in files if not path.name.startswith(".")), key=lambda path: (path.stem, path.name))
+
+
+def refuse_twins(folder: Path, images: list[Path]) -> None:
+    """Refuses images, in the order of `image_files`, of which two differ in their suffix alone.
+
+    Raises:
+        InputError: Listing them.
+    """
+    twins = [first.stem for first, second in pairwise(images) if first.stem == second.stem]
+    if twins:
+        raise InputError(listed(f"Images in '{folder}' differ in their suffix alone. Keep one of each:", twins))
 
 
 def _records(split: str, parent: Path, layout: PatchLayout) -> tuple[PatchRecord, ...]:
@@ -107,7 +118,7 @@ def _partners(folder: Path, images: list[Path]) -> list[Path | None]:
         raise MissingFileError(
             f"'{folder}' is not there; it was expected to hold a mask for each of {len(images)} images."
         )
-    by_stem = {path.stem: path for path in _image_files(folder)}
+    by_stem = {path.stem: path for path in image_files(folder)}
     left_over = sorted(by_stem.keys() - {image.stem for image in images})
     problems = [f"{image.name}: no file of this name in {folder.name}" for image in images if image.stem not in by_stem]
     problems += [f"{by_stem[stem].name} in {folder.name}: no image of this name" for stem in left_over]

@@ -5,9 +5,9 @@
         train_stem, truth_stem = "{patient}-{number}-27920", "{patient}-{number}-46781"
         patients = ("1031280", "385277", "416392")
 
-`write_layout` writes every folder name that published archives use, and every way they write a label. Images are a few
-pixels of noise: nothing here is tissue. Files are written with Pillow alone, so that the readers are not examined by
-themselves.
+`write_layout` writes every folder name that published archives use, and every way they write a label; `write_pos_neg_gt`
+and `write_digestpath` write the layouts whose labels are folders. Images are a few pixels of noise: nothing here is tissue.
+Files are written with Pillow alone, so that the readers are not examined by themselves.
 
 Does not know: pytest; any runner that calls methods named `test_...` with a temporary folder will do.
 """
@@ -147,6 +147,81 @@ def write_layout(
             written.masks[split][name] = _write_truth(parent, folders.truth_images, name, layout, content, rng)
             written.patients[name] = patient if "{patient}" in names.truth_stem else None
     return written
+
+
+def write_pos_neg_gt(
+    folder: Path,
+    num_each: int = 3,
+    px: int = 40,
+    seed: int = 0,
+    splits: tuple[str, ...] = _SPLITS,
+    suffix: str = ".jpg",
+) -> FakeDataset:
+    """Writes a fake copy of a dataset in {train,val,test}/{pos,neg,gt}: tumour is a darker square in noise.
+
+    Args:
+        folder: Where to.
+        num_each: Positive images of each split, and as many negative ones.
+        px: Width and height of images.
+        seed: Of noise and squares.
+        splits: The folders of splits.
+        suffix: Of the masks; images are JPEG.
+
+    Returns:
+        What must come back; no patients are known.
+    """
+    rng = np.random.default_rng(seed)
+    written = FakeDataset(masks={split: {} for split in splits})
+    for split, number in product(splits, range(num_each)):
+        for kind, label in (("pos", (0, 1)), ("neg", (1, 0))):
+            name = f"{split}_{kind}_{number}.jpg"
+            mask = _write_tumour(folder / split / kind / name, px, label == (0, 1), rng)
+            if kind == "pos":
+                _write_white(folder / split / "gt" / f"{split}_{kind}_{number}{suffix}", mask)
+            written.labels[name], written.patients[name] = label, None
+            written.masks[split][name] = mask
+    return written
+
+
+def write_digestpath(folder: Path, num_slides: int = 8, px: int = 48, seed: int = 0) -> FakeDataset:
+    """Writes a fake copy of DigestPath2019's colonoscopy task: of each slide one positive and two negative images.
+
+    Returns:
+        What must come back, `masks` under "all", since there are no splits; patients are slides.
+    """
+    rng = np.random.default_rng(seed)
+    written = FakeDataset(masks={"all": {}})
+    for slide, number in product(range(num_slides), range(3)):
+        patient = f"2019_{4115 + slide:05d}_1-{slide % 3 + 1}"
+        stem = f"{patient}_2019-02-20 20_13_{slide:02d}-lv1-{1000 * number}-{7875 + slide}-{px}-{px}"
+        label = (0, 1) if number == 0 else (1, 0)
+        parent = folder / ("tissue-train-pos-v1" if number == 0 else "tissue-train-neg")
+        mask = _write_tumour(parent / f"{stem}.jpg", px, number == 0, rng)
+        if number == 0:
+            _write_white(parent / f"{stem}_mask.jpg", mask)
+        written.labels[f"{stem}.jpg"], written.patients[f"{stem}.jpg"] = label, patient
+        written.masks["all"][f"{stem}.jpg"] = mask
+    return written
+
+
+def _write_tumour(path: Path, px: int, is_positive: bool, rng: np.random.Generator) -> Mask:
+    """Writes an image; its mask of 0 and 1."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask: Mask = np.zeros((px, px), np.uint8)
+    pixels = rng.integers(170, 256, (px, px, 3), np.uint8)
+    if is_positive:
+        # Edges between the blocks of 8 pixels that JPEG codes would come back without a grey.
+        y, x = 1 + 2 * rng.integers(1, px // 4, 2)
+        mask[y : y + px // 3, x : x + px // 3] = 1
+        pixels[mask == 1] -= 120
+    Image.fromarray(pixels).save(path, quality=90)
+    return mask
+
+
+def _write_white(path: Path, mask: Mask) -> None:
+    """Writes a mask in black and white, as JPEG where the name says so: then with greys along its edges."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(255 * mask).save(path)
 
 
 def _write_train(
