@@ -24,6 +24,7 @@ from counterstain.metrics.segmentation import (
     mean_iou,
     pixel_accuracy,
 )
+from counterstain.metrics.selection import kendall, regret
 from counterstain.metrics.tumour import (
     STRATA,
     TumourScores,
@@ -71,6 +72,7 @@ __all__ = [
     "image_iou",
     "iou_negatives",
     "iou_positives",
+    "kendall",
     "majority_baseline",
     "majority_class",
     "mean_boundary_iou",
@@ -81,5 +83,6 @@ __all__ = [
     "per_patient",
     "pixel_accuracy",
     "presence_scores",
+    "regret",
     "summed_mean",
 ]
