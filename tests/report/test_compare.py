@@ -19,6 +19,7 @@ from counterstain.report import kept
 from counterstain.report.compare import CompareSettings, Comparison, compare
 from counterstain.report.comparison import Rules, row_of
 from counterstain.report.kept import Scored
+from counterstain.report.metric import metrics_of
 from counterstain.report.study import Study, Variant
 from counterstain.training import TrainSettings
 
@@ -26,7 +27,7 @@ TRAINING = TrainSettings(epochs=2, batch_size=8)
 PLAIN = Variant("plain", "sshr", replace(PRESETS["small"], semantic=False, context=False), TRAINING)
 BOTH = Variant("both", "sshr", PRESETS["small"], TRAINING)
 STUDY = Study("quick", "Two textures", "plain", (PLAIN, BOTH))
-RULES = Rules("exclude_background", BootstrapSettings(num=50))
+RULES = Rules("exclude_background", BootstrapSettings(num=50), metrics_of("mean_iou", "exclude_background", None))
 Done = tuple[Comparison, Path]
 
 

@@ -3,6 +3,7 @@
 Does not know: how scores are made.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,7 +20,9 @@ from counterstain.settings import build, to_tree
 if TYPE_CHECKING:
     from counterstain.data import PatchDataset
     from counterstain.methods import DenseMethod
+    from counterstain.metrics import Interval
     from counterstain.report import EvaluateSettings, Evaluation
+    from counterstain.report.tumour import TumourReport
 
 ALIKE = 0.1
 """Resolutions that differ by no more than this share count as one: scanners' own differ by a few percent."""
@@ -50,7 +53,8 @@ def evaluate(
 
     The mean IoU stands beside what one class everywhere would score, both with an interval over patients. The test split
     is opened once for a run: a second time must be asked for, and is told. Whatever can be found wrong before is. The rules
-    that the numbers were made under stand with them: numbers of other rules are no comparison.
+    that the numbers were made under stand with them: numbers of other rules are no comparison. Where the dataset has two
+    classes, one of which is its background, the other is tumour, and its masks are scored image by image, too.
 
     Args:
         run: The folder of a trained run.
@@ -82,6 +86,7 @@ def evaluate(
     # The digest is of the dataset as it says of itself: --mpp must not make a new one of it, with a test split to open.
     data_digest = dataset.digest()
     openings = open_test_split(run, data_digest, again) if split == "test" else []
+    dataset = dataset if mpp is None else replace(dataset, mpp=mpp)
     found = score(method, dataset, split, predict, scoring)
     notes = [*found.protocol.notes, *notes_on_patients(run, dataset, split, data_digest), *dataset.notes]
     tree = {
@@ -116,7 +121,7 @@ def _check(
 
     records = dataset.split(split)
     refuse_other_classes(method, dataset)
-    unmasked = [str(record.image) for record in records if record.mask is None]
+    unmasked = [str(record.image) for record in records if not record.has_truth]
     if unmasked:
         raise InputError(
             listed(f"Images of the {split} split have no mask to score against. Give theirs, or leave out:", unmasked)
@@ -162,8 +167,68 @@ def _show(found: "Evaluation", openings: list[dict[str, Any]]) -> None:
         f"Baseline, '{found.class_names[baseline.class_index]}' everywhere (chosen on {baseline.chosen_on}): mean IoU "
         f"{_percent(baseline.scores.mean_iou)}."
     )
+    if found.tumour is not None:
+        _show_tumour(found.tumour, found.class_names)
     if len(openings) > 1:
         log.say(f"The test split was opened {len(openings)} times for this run: this is no first look.")
+
+
+_TUMOUR_ROWS = {
+    "f1_positives": "F1 positives",
+    "f1_negatives": "F1 negatives",
+    "f1_mix": "F1 mix",
+    "iou_positives": "IoU positives",
+    "f1": "F1 of all pixels",
+    "iou": "IoU of all pixels",
+    "precision": "precision of all pixels",
+    "recall": "recall of all pixels",
+}
+
+
+def _show_tumour(found: "TumourReport", names: tuple[str, ...]) -> None:
+    name, scores, distances = names[found.positive_index], found.scores, found.distances
+    everywhere = f"'{name}' everywhere"
+    rows = [
+        [
+            title,
+            _percent(getattr(scores, field)),
+            _range(found.intervals.get(field)),
+            _percent(getattr(found.baseline, field)),
+        ]
+        for field, title in _TUMOUR_ROWS.items()
+    ]
+    title = f"'{name}', image by image: {scores.num_positives} positives, {scores.num_negatives} negatives"
+    log.emit_table(title, ["", "model", "95 % over patients", everywhere], rows)
+    strata = [
+        [
+            f"{100 * one.above:g} to {100 * one.up_to:g} %",
+            str(one.num_images),
+            _percent(one.f1),
+            _percent(one.iou),
+            _percent(constant.f1),
+        ]
+        for one, constant in zip(scores.strata, found.baseline.strata, strict=True)
+    ]
+    log.emit_table(
+        f"Positives by their share of '{name}'", ["share", "images", "F1", "IoU", f"F1 {everywhere}"], strata
+    )
+    if found.gain is not None:
+        log.say(f"F1 of positives over {everywhere}: {found.gain}.")
+    if not distances.num_images:
+        return
+    log.say(
+        f"Hausdorff distance {_distance(distances.mean_px, distances.mpp)}, HD95 "
+        f"{_distance(distances.mean_95_px, distances.mpp)}, mean over {distances.num_images} positives; nothing was found "
+        f"on {distances.num_empty} of them, which count with their diagonal."
+    )
+
+
+def _range(interval: "Interval | None") -> str:
+    return "-" if interval is None else f"{_percent(interval.low)} to {_percent(interval.high)}"
+
+
+def _distance(px: float, mpp: float | None) -> str:
+    return f"{px:.1f} px" + ("" if mpp is None else f" ({px * mpp:.1f} um)")
 
 
 def _percent(value: float) -> str:

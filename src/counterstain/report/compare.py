@@ -18,7 +18,8 @@ from counterstain.errors import DivergedError, InputError, listed
 from counterstain.files import read_json, settings_hash, write_json
 from counterstain.methods import find_method
 from counterstain.methods.starting import refuse_small_images, weights_notes
-from counterstain.metrics import BootstrapSettings, majority_baseline
+from counterstain.metrics import BootstrapSettings, majority_baseline, one_class
+from counterstain.metrics.segmentation import plain
 from counterstain.report.comparison import (
     Row,
     Rules,
@@ -31,8 +32,10 @@ from counterstain.report.comparison import (
 )
 from counterstain.report.evaluation import EvaluateSettings, majority_of
 from counterstain.report.figures import draw_comparison
-from counterstain.report.kept import Scored, Scoring, scores_of
+from counterstain.report.kept import Counts, Scored, Scoring, scores_of
+from counterstain.report.metric import Metric, metrics_of
 from counterstain.report.study import Study, Variant
+from counterstain.report.tumour import positive_index
 from counterstain.settings import to_tree
 
 _SPLITS = ("val", "test")
@@ -79,12 +82,14 @@ class Comparison:
         rows: In the study's order.
         lines: The table as people read it, heads first, what one class everywhere scores last.
         tree: What `OUT/<study>_<split>.json` holds.
+        metric: What scores and differences are of.
     """
 
     title: str
     rows: tuple[Row, ...]
     lines: tuple[list[str], ...]
     tree: dict[str, Any]
+    metric: Metric
 
 
 def compare(study: Study, data: PatchDataset, out: Path, settings: CompareSettings) -> Comparison:
@@ -115,7 +120,10 @@ def compare(study: Study, data: PatchDataset, out: Path, settings: CompareSettin
             run = out / variant.folder / f"seed_{seed}"
             state = " (trained before)" if (run / "model.json").exists() else ""
             log.say(f"Run {number} of {total}: {variant.name}, seed {seed}{state}")
-            if _train(variant, seed, trained_on, run):
+            if variant.starts_from is not None and seed in diverged[variant.starts_from]:
+                log.say(f"It starts from {variant.starts_from}, which diverged.")
+                diverged[variant.name].append(seed)
+            elif _train(_started(study, variant, seed, out), seed, trained_on, run):
                 scored[variant.name][seed] = scores_of(run, data, scoring)
             else:
                 diverged[variant.name].append(seed)
@@ -129,8 +137,9 @@ def compare(study: Study, data: PatchDataset, out: Path, settings: CompareSettin
 
 def _check(study: Study, data: PatchDataset, settings: CompareSettings) -> None:
     """Refuses before hours of training what would fail after them."""
+    _metrics(study, data, settings)
     records = data.split(settings.split)
-    unmasked = [str(record.image) for record in records if record.mask is None]
+    unmasked = [str(record.image) for record in records if not record.has_truth]
     if unmasked:
         raise InputError(listed(f"Images of the {settings.split} split have no mask to score against:", unmasked))
     patients = {record.patient for record in records}
@@ -146,9 +155,21 @@ def _check(study: Study, data: PatchDataset, settings: CompareSettings) -> None:
         log.say(f"Note: {note}")
 
 
+def _metrics(study: Study, data: PatchDataset, settings: CompareSettings) -> tuple[Metric, ...]:
+    return metrics_of(study.metric, settings.evaluate.protocol, positive_index(data.classes))
+
+
 def _tile_px(data: PatchDataset) -> int:
     first = image_size(data.split("train")[0].image)
     return min(first.width, first.height)
+
+
+def _started(study: Study, variant: Variant, seed: int, out: Path) -> Variant:
+    """The variant with the run it starts from in its settings: the one of the same seed."""
+    if variant.starts_from is None:
+        return variant
+    teacher_run = out / study.variant(variant.starts_from).folder / f"seed_{seed}"
+    return replace(variant, config=replace(variant.config, teacher_run=teacher_run))
 
 
 def _train(variant: Variant, seed: int, data: PatchDataset, run: Path) -> bool:
@@ -175,7 +196,8 @@ def _summed_up(
     diverged: dict[str, list[int]],
     settings: CompareSettings,
 ) -> Comparison:
-    rules = Rules(settings.evaluate.protocol, settings.bootstrap)
+    metrics = _metrics(study, data, settings)
+    rules = Rules(settings.evaluate.protocol, settings.bootstrap, metrics)
     reference = scored[study.reference]
     rows = tuple(
         row_of(name, runs, diverged[name], None if name == study.reference else reference, rules)
@@ -183,12 +205,12 @@ def _summed_up(
     )
     runs = [run for one in scored.values() for run in one.values()]
     total = runs[0].confusions_NKK.sum(0)
-    baseline = majority_baseline(total, *majority_of(data, total), rules.protocol)
-    names = data.classes.names
+    baseline = majority_baseline(total, *_everywhere(metrics[0], data, total), rules.protocol)
+    constant_NKK, names = one_class(runs[0].confusions_NKK, baseline.class_index), data.classes.names
     lines = (
-        columns(settings.bootstrap.level),
-        *(cells(row) for row in rows),
-        baseline_cells(baseline, names),
+        columns(rules),
+        *(cells(row, rules) for row in rows),
+        baseline_cells(names[baseline.class_index], constant_NKK, metrics),
     )
     tree = {
         "study": study.name,
@@ -199,14 +221,22 @@ def _summed_up(
         "data": data.summary(),
         "data_digest": data.digest(),
         "reference": study.reference,
-        "baseline": baseline.to_json(names),
-        "rows": [row_json(row, names) for row in rows],
+        "metric": metrics[0].name,
+        "baseline": {**baseline.to_json(names), **{one.name: plain(one.of(constant_NKK)) for one in metrics}},
+        "rows": [row_json(row, names, metrics) for row in rows],
         "bootstrap": to_tree(settings.bootstrap),
         "predict": to_tree(study.predict),
         "notes": sorted({note for run in runs for note in run.about["notes"]}),
         "variants": {variant.name: _about(variant, scored[variant.name]) for variant in study.variants},
     }
-    return Comparison(_title(study, runs[0], settings), rows, lines, tree)
+    return Comparison(_title(study, runs[0], settings), rows, lines, tree, metrics[0])
+
+
+def _everywhere(metric: Metric, data: PatchDataset, total: Counts) -> tuple[int, str]:
+    """The class to name everywhere, and what it was chosen on."""
+    if metric.everywhere is not None:
+        return metric.everywhere, "the metric: it is of this class alone"
+    return majority_of(data, total)
 
 
 def _about(variant: Variant, runs: dict[int, Scored]) -> dict[str, Any]:
@@ -218,6 +248,7 @@ def _about(variant: Variant, runs: dict[int, Scored]) -> dict[str, Any]:
     training.pop("seed")
     return {
         "method": variant.method,
+        "starts_from": variant.starts_from,
         "settings": {name: Path(value).name if name in files else value for name, value in to_tree(config).items()},
         "training": training,
         "runs": {str(seed): {"model_digest": run.model_digest, **run.about} for seed, run in runs.items()},
@@ -227,9 +258,10 @@ def _about(variant: Variant, runs: dict[int, Scored]) -> dict[str, Any]:
 def _write(found: Comparison, study: Study, settings: CompareSettings, out: Path) -> None:
     path = out / f"{study.name}_{settings.split}"
     write_json(path.with_name(f"{path.name}.json"), found.tree)
-    write_tables(path, f"{found.title}.", found.lines, found.rows)
-    baseline = found.tree["baseline"]["scores"]["mean_iou"]
-    draw_comparison(found.rows, found.title, baseline, path.with_name(f"{path.name}.png"))
+    name = found.metric.name
+    write_tables(path, f"{found.title}.", found.lines, found.rows, name)
+    baseline = float("nan") if found.tree["baseline"][name] is None else found.tree["baseline"][name]
+    draw_comparison(found.rows, found.title, found.metric.title, baseline, path.with_name(f"{path.name}.png"))
 
 
 def _title(study: Study, run: Scored, settings: CompareSettings) -> str:

@@ -7,7 +7,7 @@ N images, S seeds, K classes and one for what is not scored.
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from counterstain.files import atomic
-from counterstain.metrics import (
-    Baseline,
-    BootstrapSettings,
-    Interval,
-    Protocol,
-    bootstrap,
-    bootstrap_difference,
-    mean_dice,
-    mean_iou,
-)
+from counterstain.metrics import BootstrapSettings, Interval, Protocol, bootstrap, bootstrap_difference
 from counterstain.metrics.segmentation import class_iou, mean_defined, plain
 from counterstain.report.kept import Counts, Scored
+from counterstain.report.metric import Metric
 
 Runs = Mapping[int, Scored]
 """What came of each seed."""
@@ -39,24 +31,26 @@ class Rules:
     Args:
         protocol: Which pixels count.
         bootstrap: How intervals are made.
+        metrics: What is summed up; the first is the one that intervals and differences are of.
     """
 
     protocol: Protocol
     bootstrap: BootstrapSettings
+    metrics: tuple[Metric, ...]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A variant's line in the table; IoU and Dice are fractions, NaN where a class occurs nowhere.
+    """A variant's line in the table; scores are fractions, NaN where they are undefined.
 
     Args:
         name: Of the variant.
         seeds: That ended well.
         diverged: Seeds whose loss became no number.
-        mean_iou: The mean over seeds, with its interval over patients; None where every seed diverged.
-        by_seed: Mean IoU of each seed.
-        mean_dice: The mean over seeds.
-        class_iou: Of each class, likewise.
+        score: The first metric, mean over seeds, with its interval over patients; None where every seed diverged.
+        by_seed: The first metric of each seed.
+        further: The other metrics, by name, mean over seeds.
+        class_iou: Of each class, mean over seeds.
         gain: Over the reference, paired by patient, mean over the seeds that both have; None for the reference itself.
         gain_by_seed: Of each of these seeds.
         minutes: Of training by the clock, mean over seeds, in all and by stage.
@@ -65,9 +59,9 @@ class Row:
     name: str
     seeds: tuple[int, ...]
     diverged: tuple[int, ...]
-    mean_iou: Interval | None = None
+    score: Interval | None = None
     by_seed: tuple[float, ...] = ()
-    mean_dice: float = float("nan")
+    further: Mapping[str, float] = field(default_factory=dict)
     class_iou: tuple[float, ...] = ()
     gain: Interval | None = None
     gain_by_seed: tuple[float, ...] = ()
@@ -75,7 +69,7 @@ class Row:
 
     @property
     def std(self) -> float | None:
-        """The standard deviation of the mean IoU over seeds; None with fewer than two."""
+        """The standard deviation of the score over seeds; None with fewer than two."""
         return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else None
 
 
@@ -92,63 +86,66 @@ def row_of(name: str, runs: Runs, diverged: Sequence[int], reference: Runs | Non
     seeds = tuple(runs)
     if not seeds:
         return Row(name, (), tuple(diverged))
-    counts_NSKK, patients = _stacked(runs, seeds), runs[seeds[0]].patients
-    total_SKK = counts_NSKK.sum(0)
+    first, *others = rules.metrics
+    patients = runs[seeds[0]].patients
+    total_SKK = np.stack([runs[seed].confusions_NKK.sum(0) for seed in seeds])
     both = [seed for seed in seeds if seed in (reference or {})]
     return Row(
         name=name,
         seeds=seeds,
         diverged=tuple(diverged),
-        mean_iou=bootstrap(counts_NSKK, patients, _seed_mean(rules), rules.bootstrap),
-        by_seed=tuple(float(one) for one in mean_iou(total_SKK, rules.protocol)),
-        mean_dice=float(mean_dice(total_SKK, rules.protocol).mean()),
+        score=bootstrap(_stacked(runs, seeds, first), patients, _seed_mean(first), rules.bootstrap),
+        by_seed=tuple(first.of(runs[seed].confusions_NKK) for seed in seeds),
+        further={one.name: float(np.mean([one.of(runs[seed].confusions_NKK) for seed in seeds])) for one in others},
         class_iou=tuple(float(one) for one in mean_defined(class_iou(total_SKK, rules.protocol).T)),
         gain=_gain(runs, reference, both, rules) if reference and both else None,
-        gain_by_seed=tuple(_score(runs[seed], rules) - _score(reference[seed], rules) for seed in both)
+        gain_by_seed=tuple(
+            first.of(runs[seed].confusions_NKK) - first.of(reference[seed].confusions_NKK) for seed in both
+        )
         if reference
         else (),
-        minutes={
-            stage: float(np.mean([runs[seed].minutes[stage] for seed in seeds])) for stage in runs[seeds[0]].minutes
-        },
+        minutes=_minutes([run.minutes for run in runs.values()]),
     )
 
 
-def _stacked(runs: Runs, seeds: Sequence[int]) -> Counts:
-    """(N, S, K, K)."""
-    return np.stack([runs[seed].confusions_NKK for seed in seeds], axis=1)
+def _minutes(of_seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean over seeds of each stage's minutes; a stage that a seed had none of took it none."""
+    stages = dict.fromkeys(stage for minutes in of_seeds for stage in minutes)
+    return {stage: float(np.mean([minutes.get(stage, 0.0) for minutes in of_seeds])) for stage in stages}
 
 
-def _score(run: Scored, rules: Rules) -> float:
-    return float(mean_iou(run.confusions_NKK.sum(0), rules.protocol))
+def _stacked(runs: Runs, seeds: Sequence[int], metric: Metric) -> npt.NDArray[Any]:
+    """(N, S, ...) counts of the metric."""
+    return np.stack([metric.counts(runs[seed].confusions_NKK) for seed in seeds], axis=1)
 
 
-def _seed_mean(rules: Rules) -> Any:
-    """The statistic that is resampled: the mean over seeds of the mean IoU."""
+def _seed_mean(metric: Metric) -> Any:
+    """The statistic that is resampled: the mean over seeds of the metric."""
 
     def statistic(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        means: npt.NDArray[Any] = mean_iou(counts, rules.protocol).mean(-1)
+        means: npt.NDArray[Any] = metric.statistic(counts).mean(-1)
         return means
 
     return statistic
 
 
 def _gain(own: Runs, reference: Runs, seeds: Sequence[int], rules: Rules) -> Interval:
-    patients = own[seeds[0]].patients
-    return bootstrap_difference(
-        _stacked(own, seeds), _stacked(reference, seeds), patients, _seed_mean(rules), rules.bootstrap
-    )
+    first = rules.metrics[0]
+    pair = _stacked(own, seeds, first), _stacked(reference, seeds, first)
+    return bootstrap_difference(*pair, own[seeds[0]].patients, _seed_mean(first), rules.bootstrap)
 
 
-def row_json(row: Row, names: Sequence[str]) -> dict[str, Any]:
-    """Plain values; `names` are the classes'."""
+def row_json(row: Row, names: Sequence[str], metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Plain values; `names` are the classes', `metrics` those that the row was made with."""
+    first, *others = metrics
     return {
         "name": row.name,
         "seeds": list(row.seeds),
         "diverged": list(row.diverged),
-        "mean_iou": row.mean_iou.to_json() if row.mean_iou else None,
+        first.name: row.score.to_json() if row.score else None,
         "std_over_seeds": row.std,
-        "mean_iou_by_seed": [plain(one) for one in row.by_seed],
-        "mean_dice": plain(row.mean_dice),
+        f"{first.name}_by_seed": [plain(one) for one in row.by_seed],
+        **{one.name: plain(row.further[one.name]) if row.score else None for one in others},
         "class_iou": dict(zip(names, map(plain, row.class_iou), strict=True)) if row.class_iou else None,
         "gain_over_reference": row.gain.to_json() if row.gain else None,
         "gain_by_seed": [plain(one) for one in row.gain_by_seed],
@@ -156,37 +153,53 @@ def row_json(row: Row, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def columns(level: float) -> list[str]:
-    """Heads of the table's columns; `level` is the intervals'."""
-    percent = f"{100 * level:g} %"
-    return ["variant", "seeds", f"mean IoU % ({percent})", "std", f"over reference ({percent})", "Dice %", "minutes"]
+def columns(rules: Rules) -> list[str]:
+    """Heads of the table's columns."""
+    first, *others = rules.metrics
+    percent = f"{100 * rules.bootstrap.level:g} %"
+    further = [f"{one.title} %" for one in others]
+    return [
+        "variant",
+        "seeds",
+        f"{first.title} % ({percent})",
+        "std",
+        f"over reference ({percent})",
+        *further,
+        "minutes",
+    ]
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: Row, rules: Rules) -> list[str]:
     """A row as people read it."""
+    others = rules.metrics[1:]
     seeds = str(len(row.seeds)) + (f" ({len(row.diverged)} diverged)" if row.diverged else "")
-    if row.mean_iou is None or row.minutes is None:
-        return [row.name, seeds, *["-"] * 5]
+    if row.score is None or row.minutes is None:
+        return [row.name, seeds, *["-"] * (4 + len(others))]
     std, gain = row.std, row.gain
     return [
         row.name,
         seeds,
-        str(row.mean_iou),
+        str(row.score),
         "-" if std is None else f"{100 * std:.1f}",
         "-" if gain is None else f"{100 * gain.estimate:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})",
-        f"{100 * row.mean_dice:.1f}",
+        *(f"{100 * row.further[one.name]:.1f}" for one in others),
         "<0.1" if row.minutes["total"] < 0.05 else f"{row.minutes['total']:.1f}",
     ]
 
 
-def baseline_cells(baseline: Baseline, names: Sequence[str]) -> list[str]:
-    """What one class everywhere scores, as a row of the table."""
-    scores = baseline.scores
-    name = f"'{names[baseline.class_index]}' everywhere"
-    return [name, "-", f"{100 * scores.mean_iou:.1f}", "-", "-", f"{100 * scores.mean_dice:.1f}", "-"]
+def baseline_cells(class_name: str, confusions_NKK: Counts, metrics: Sequence[Metric]) -> list[str]:
+    """What one class everywhere scores, as a row of the table.
+
+    Args:
+        class_name: Of this class.
+        confusions_NKK: Of each image, as this class everywhere would have them.
+        metrics: Of the table's columns.
+    """
+    first, *others = (f"{100 * metric.of(confusions_NKK):.1f}" for metric in metrics)
+    return [f"'{class_name}' everywhere", "-", first, "-", "-", *others, "-"]
 
 
-def write_tables(path: Path, title: str, lines: Sequence[Sequence[str]], rows: Sequence[Row]) -> None:
+def write_tables(path: Path, title: str, lines: Sequence[Sequence[str]], rows: Sequence[Row], name: str) -> None:
     """Writes the table as people read it (.md) and every seed's score (.csv).
 
     Args:
@@ -194,11 +207,12 @@ def write_tables(path: Path, title: str, lines: Sequence[Sequence[str]], rows: S
         title: What is compared, on what.
         lines: Heads and cells.
         rows: In the order of the table.
+        name: Of the metric.
     """
     scores = path.with_name(f"{path.name}.csv")
     with atomic(scores) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["variant", "seed", "mean_iou"])
+        writer.writerow(["variant", "seed", name])
         for row in rows:
             writer.writerows([row.name, seed, one] for seed, one in zip(row.seeds, row.by_seed, strict=True))
     marked = [lines[0], ["---"] * len(lines[0]), *lines[1:]]

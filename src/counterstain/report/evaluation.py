@@ -1,7 +1,8 @@
 """`evaluate`: a model and a split with pixel truth in, scores with baselines and intervals out.
 
 Every image is mapped as a slide is, by blended windows; one confusion matrix for each image is kept, summed for the scores
-and resampled by patient for the intervals. What one class everywhere would score stands beside every result.
+and resampled by patient for the intervals. What one class everywhere would score stands beside every result. Tumour masks
+are scored image by image, too.
 
 Does not know: how maps are made, what a gate lets through, which split is opened how often.
 """
@@ -23,6 +24,8 @@ from counterstain.metrics import (
     BootstrapSettings,
     BoundaryScores,
     BoundarySettings,
+    Hausdorff,
+    HausdorffScores,
     Interval,
     PresenceScores,
     Protocol,
@@ -41,7 +44,9 @@ from counterstain.metrics import (
 )
 from counterstain.metrics.segmentation import plain
 from counterstain.report.gate import GATES, Gate, predict_labels, refuse_other_gate
+from counterstain.report.metric import MetricName, metrics_of
 from counterstain.report.protocol import ScoringProtocol, refuse_other_protocol
+from counterstain.report.tumour import TumourReport, distance, positive_index, tumour_report
 from counterstain.results import UNCOVERED
 
 Counts = npt.NDArray[np.int64]
@@ -94,6 +99,7 @@ class Evaluation:
         gain: The mean IoU over the baseline's, paired by patient; None with fewer than two patients.
         confusions_NKK: (images, classes + 1, classes + 1), for comparisons with another model.
         patients: Of each image.
+        tumour: Where the dataset has two classes, one of which is the background; None otherwise.
     """
 
     split: str
@@ -108,6 +114,7 @@ class Evaluation:
     gain: Interval | None
     confusions_NKK: Counts
     patients: tuple[str, ...]
+    tumour: TumourReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the matrices are summed."""
@@ -126,6 +133,7 @@ class Evaluation:
             "presence": self.presence.to_json(names),
             "intervals": {name: interval.to_json() if interval else None for name, interval in intervals.items()},
             "baseline": self.baseline.to_json(names),
+            "tumour": self.tumour.to_json(names) if self.tumour else None,
             "confusion": self.confusions_NKK.sum(0).tolist(),
             "notes": list(self.protocol.notes),
         }
@@ -184,6 +192,7 @@ def evaluate(
         ),
         confusions_NKK=counted.confusions_NKK,
         patients=patients,
+        tumour=_tumour(counted, data, patients, settings),
     )
 
 
@@ -212,16 +221,21 @@ def protocol_of(model: DenseModel, predict: PredictSettings, settings: EvaluateS
     return ScoringProtocol(settings.protocol, settings.gate, predict.tta, known)
 
 
-def compare_evaluations(one: Evaluation, other: Evaluation, settings: BootstrapSettings | None = None) -> Interval:
-    """The mean IoU of one model less that of another on the same images, patients resampled alike for both.
+def compare_evaluations(
+    one: Evaluation, other: Evaluation, settings: BootstrapSettings | None = None, metric: MetricName = "mean_iou"
+) -> Interval:
+    """A metric of one model less that of another on the same images, patients resampled alike for both.
 
     Args:
         one: Of the first.
         other: Of the second.
         settings: How the interval is made.
+        metric: "mean_iou", or "tumour_f1": the mean F1 of images that hold tumour.
 
     Raises:
-        InputError: When protocols, classes or images differ, or there are fewer than two patients.
+        InputError: When protocols, classes or images differ, there are fewer than two patients, or there is no tumour to
+            score.
+        UnknownNameError: When there is no such metric.
     """
     refuse_other_protocol(one.protocol, other.protocol)
     if one.class_names != other.class_names:
@@ -236,11 +250,10 @@ def compare_evaluations(one: Evaluation, other: Evaluation, settings: BootstrapS
             f"Evaluations of {len(one.patients)} and {len(other.patients)} images were given that are not the same ones in "
             "the same order. Score both on the same split of the same dataset."
         )
-
-    def statistic(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return mean_iou(counts, one.protocol.background)
-
-    return bootstrap_difference(one.confusions_NKK, other.confusions_NKK, one.patients, statistic, settings)
+    index = one.tumour.positive_index if one.tumour else None
+    first = metrics_of(metric, one.protocol.background, index)[0]
+    counts, other_counts = (first.counts(evaluation.confusions_NKK) for evaluation in (one, other))
+    return bootstrap_difference(counts, other_counts, one.patients, first.statistic, settings)
 
 
 def ignored(data: PatchDataset) -> int:
@@ -256,6 +269,7 @@ class _Counted:
     bands_NK2: Counts
     shown_NC: Counts
     there_NC: Counts
+    distances: tuple[Hausdorff | None, ...]
 
 
 def _count(
@@ -265,8 +279,8 @@ def _count(
     predict: PredictSettings,
     settings: EvaluateSettings,
 ) -> _Counted:
-    num, ignore = len(data.classes), ignored(data)
-    confusions, bands, shown, there = [], [], [], []
+    num, ignore, tumour = len(data.classes), ignored(data), positive_index(data.classes)
+    confusions, bands, shown, there, distances = [], [], [], [], []
     with log.progress("Scoring", len(records), "images") as counter:
         for record in records:
             truth_HW = data.read_mask(record)
@@ -275,8 +289,20 @@ def _count(
             bands.append(boundary_counts(label_HW, truth_HW, num, ignore, settings.boundary))
             shown.append(classes_in(label_HW, num, settings.min_share))
             there.append(classes_in(truth_HW, num, settings.min_share))
+            distances.append(None if tumour is None else distance(label_HW, truth_HW, tumour, ignore))
             counter.advance()
-    return _Counted(np.array(confusions), np.array(bands), np.array(shown), np.array(there))
+    return _Counted(np.array(confusions), np.array(bands), np.array(shown), np.array(there), tuple(distances))
+
+
+def _tumour(
+    counted: _Counted, data: PatchDataset, patients: Sequence[str], settings: EvaluateSettings
+) -> TumourReport | None:
+    index = positive_index(data.classes)
+    if index is None:
+        return None
+    on_positives = [one for one in counted.distances if one is not None]
+    distances = HausdorffScores.of(on_positives, data.mpp)
+    return tumour_report(counted.confusions_NKK, patients, index, distances, settings.bootstrap)
 
 
 def _presence(counted: _Counted, settings: EvaluateSettings) -> PresenceScores:

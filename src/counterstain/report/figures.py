@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _BLUE, _GREY = "#2b6ca3", "#7a7a7a"
 
 
-def draw_comparison(rows: Sequence[Row], title: str, baseline: float | None, path: Path) -> None:
-    """A line for each variant: left its mean IoU, right its difference to the reference, which is grey.
+def draw_comparison(rows: Sequence[Row], title: str, measure: str, baseline: float, path: Path) -> None:
+    """A line for each variant: left its score, right its difference to the reference, which is grey.
 
     Dots are means over seeds with their intervals over patients, ticks single seeds; a dotted line is what one class
     everywhere scores, where it lies within the picture.
@@ -27,7 +27,8 @@ def draw_comparison(rows: Sequence[Row], title: str, baseline: float | None, pat
     Args:
         rows: In the order of the table; those without a score stay empty.
         title: What is compared, and on what.
-        baseline: Mean IoU of one class everywhere, a fraction.
+        measure: What the scores are: "mean IoU".
+        baseline: The score of one class everywhere, a fraction.
         path: The picture to write.
     """
     from matplotlib.figure import Figure
@@ -36,21 +37,21 @@ def draw_comparison(rows: Sequence[Row], title: str, baseline: float | None, pat
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for place, row in enumerate(reversed(rows)):
         color = _GREY if row.gain is None else _BLUE
-        if row.mean_iou is not None:
-            _draw(left, place, row.mean_iou, row.by_seed, color)
+        if row.score is not None:
+            _draw(left, place, row.score, row.by_seed, color)
         if row.gain is not None:
             _draw(right, place, row.gain, row.gain_by_seed, color)
-        elif row.mean_iou is not None:
+        elif row.score is not None:
             right.text(0, place + 0.1, " reference", color=_GREY, fontsize=8)
     left.set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
     left.set_ylim(-0.6, len(rows) - 0.3)
     lowest = left.get_xlim()[0]
-    if baseline is not None and baseline * 100 > lowest:
+    if baseline * 100 > lowest:
         left.axvline(100 * baseline, color=_GREY, linestyle=":")
     right.axvline(0, color=_GREY, linewidth=1)
-    level = next((row.mean_iou.level for row in rows if row.mean_iou), 0.95)
-    dotted = "; dotted: one class" if baseline is not None and baseline * 100 > lowest else ""
-    left.set_xlabel(f"mean IoU (%); bar: {100 * level:g} % over patients, ticks: seeds{dotted}")
+    level = next((row.score.level for row in rows if row.score), 0.95)
+    dotted = "; dotted: one class" if baseline * 100 > lowest else ""
+    left.set_xlabel(f"{measure} (%); bar: {100 * level:g} % over patients, ticks: seeds{dotted}")
     right.set_xlabel("over the reference (points), paired by patient")
     right.locator_params(axis="x", nbins=5)
     for axes in (left, right):

@@ -1,15 +1,17 @@
 """Studies: which variants are compared, read from a TOML file, and what came of each.
 
     reference = "baseline"               the variant that differences are taken to
+    metric = "mean_iou"                  what is compared, or "tumour_f1" on tumour sets
     [training]                           of all variants
     [predict]                            how images are mapped to be scored
     [methods.sshr]                       preset and settings of all variants of a method
-    [[variants]]                         name, method (else the first of methods), and its own preset, settings, training
+    [[variants]]                         name, method (else the first of methods), and its own preset, settings, training;
+                                         starts_from: an earlier variant whose run of the same seed is its teacher
 
 Does not know: how a method learns, how scores are made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,17 @@ from typing import Any
 from counterstain.errors import InputError, UnknownNameError
 from counterstain.infer import PredictSettings
 from counterstain.methods import find_method
+from counterstain.report.metric import METRIC_NAMES, MetricName
 from counterstain.settings import Kind, build, check_entries, read_toml, to_tree
 from counterstain.training import TrainSettings
 
 DEFAULT_METHOD = "sshr"
 _OF_METHOD: dict[str, Kind] = {"preset": str, "settings": dict}
-_OF_VARIANT: dict[str, Kind] = {"name": str, "method": str, "training": dict, **_OF_METHOD}
+_OF_VARIANT: dict[str, Kind] = {"name": str, "method": str, "training": dict, "starts_from": str, **_OF_METHOD}
 _TOP: dict[str, Kind] = {
     "title": str,
     "reference": str,
+    "metric": str,
     "training": dict,
     "predict": dict,
     "methods": dict,
@@ -42,12 +46,14 @@ class Variant:
         method: Its name in METHODS.
         config: Of the method's `config_type`.
         training: How long it learns; the seed is the study's.
+        starts_from: The name of an earlier variant whose run of the same seed becomes `config.teacher_run`.
     """
 
     name: str
     method: str
     config: Any
     training: TrainSettings
+    starts_from: str | None = None
 
     @property
     def folder(self) -> str:
@@ -65,10 +71,12 @@ class Study:
         reference: The name of the variant that differences are taken to.
         variants: In the order of tables.
         predict: How images are mapped to be scored.
+        metric: What is compared.
 
     Raises:
-        InputError: When there are no variants, or two of one name.
-        UnknownNameError: When the reference is none of them.
+        InputError: When there are no variants, two of one name, or one that starts from another can't be told so.
+        UnknownNameError: When the reference is none of them, or one starts from a variant that is not before it, or there
+            is no such metric.
     """
 
     name: str
@@ -76,6 +84,7 @@ class Study:
     reference: str
     variants: tuple[Variant, ...]
     predict: PredictSettings = field(default_factory=PredictSettings)
+    metric: MetricName = "mean_iou"
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]
@@ -87,19 +96,38 @@ class Study:
             raise InputError(f"Study {self.name!r} has variants {names}; each needs a name of its own.")
         if self.reference not in names:
             raise UnknownNameError("variant to compare with", self.reference, names)
+        if self.metric not in METRIC_NAMES:
+            raise UnknownNameError("metric", self.metric, METRIC_NAMES)
+        for number, variant in enumerate(self.variants):
+            if variant.starts_from is not None:
+                _check_start(variant, variant.starts_from, names[:number])
+
+    def variant(self, name: str) -> Variant:
+        """The variant of a name.
+
+        Raises:
+            UnknownNameError: When it is no variant's.
+        """
+        known = {variant.name: variant for variant in self.variants}
+        if name not in known:
+            raise UnknownNameError("variant", name, known)
+        return known[name]
 
     def only(self, names: tuple[str, ...]) -> "Study":
-        """The same with some variants alone, and the reference; its tables have a name of their own.
+        """The same with some variants alone, the reference, and those they start from; its tables have their own name.
 
         Raises:
             UnknownNameError: When a name is no variant's.
         """
-        known = [variant.name for variant in self.variants]
-        for name in names:
-            if name not in known:
-                raise UnknownNameError("variant", name, known)
-        kept = tuple(variant for variant in self.variants if variant.name in (*names, self.reference))
-        return replace(self, name=f"{self.name}_part", variants=kept)
+        kept = {self.reference, *names}
+        pending = [self.variant(name) for name in kept]
+        while pending:
+            start = pending.pop().starts_from
+            if start is not None and start not in kept:
+                kept.add(start)
+                pending.append(self.variant(start))
+        variants = tuple(variant for variant in self.variants if variant.name in kept)
+        return replace(self, name=f"{self.name}_part", variants=variants)
 
     def with_settings(self, changes: Mapping[str, Any]) -> "Study":
         """The same with settings changed in every variant whose method has them: files that lie elsewhere.
@@ -116,6 +144,21 @@ class Study:
 
 def _has(config: Any, name: str) -> bool:
     return any(one.name == name for one in fields(config))
+
+
+def _check_start(variant: Variant, start: str, earlier: Sequence[str]) -> None:
+    """Refuses a start that there is not, or that the variant can't be told."""
+    if start not in earlier:
+        raise UnknownNameError(f"earlier variant for {variant.name!r} to start from", start, earlier)
+    if not _has(variant.config, "teacher_run"):
+        raise InputError(
+            f"Variant {variant.name!r} starts from {start!r}, but method {variant.method!r} has no setting 'teacher_run'. "
+            "Give it a method that learns from a finished run, or leave 'starts_from' out."
+        )
+    if variant.config.teacher_run is not None:
+        raise InputError(
+            f"Variant {variant.name!r} starts from {start!r} and has a 'teacher_run' of its own; give it one of both."
+        )
 
 
 def _changed(variant: Variant, changes: Mapping[str, Any]) -> Variant:
@@ -140,7 +183,14 @@ def read_study(path: Path) -> Study:
     variants = tuple(_variant(one, tree, path) for one in tree.get("variants", []))
     predict = build(PredictSettings, tree.get("predict", {}))
     first = variants[0].name if variants else ""
-    return Study(path.stem, tree.get("title", path.stem), tree.get("reference", first), variants, predict)
+    return Study(
+        name=path.stem,
+        title=tree.get("title", path.stem),
+        reference=tree.get("reference", first),
+        variants=variants,
+        predict=predict,
+        metric=tree.get("metric", "mean_iou"),
+    )
 
 
 def _check(tree: Mapping[str, Any], known: Mapping[str, Kind], where: str) -> None:
@@ -165,4 +215,4 @@ def _variant(own: Mapping[str, Any], tree: Mapping[str, Any], path: Path) -> Var
     given = to_tree(method.presets[preset]) if preset is not None else {}
     config = build(method.config_type, {**given, **shared.get("settings", {}), **own.get("settings", {})})
     training = build(TrainSettings, {**tree.get("training", {}), **own.get("training", {})})
-    return Variant(own["name"], name, config, training)
+    return Variant(own["name"], name, config, training, own.get("starts_from"))
