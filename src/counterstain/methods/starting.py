@@ -16,6 +16,8 @@ FITTING = {
     "resnet18": "resnet18-*.pth",
     "resnet50": "resnet50-*.pth",
     "resnet101": "resnet101-*.pth",
+    "vgg16": "vgg16-*.pth or vgg16_bn-*.pth",
+    "swin_tiny": "swin_tiny_patch4_window7_224.pth or swin_t-*.pth",
 }
 """Published files of pretrained weights by backbone; docs/models.md says more."""
 
