@@ -22,6 +22,7 @@ def build_app(arguments: list[str]) -> App:
         ("doctor", "Check this machine: libraries, processors, memory, slide formats."),
         ("demo", "Train on synthetic patches and map a synthetic slide, end to end."),
         ("inspect", "Show what a slide file holds."),
+        ("prepare", "Cut patches with tumour / no tumour labels from slides on which tumour was drawn."),
         ("predict", "Map the tissue of slides with a trained run."),
         ("evaluate", "Score a run on patches or whole images with pixel truth."),
         ("compare", "Train and score the variants of a study with several seeds: a table and a plot."),

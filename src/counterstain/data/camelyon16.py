@@ -1,0 +1,72 @@
+"""Camelyon16 as facts: what its slides are called, which of them hold tumour, which are better left out.
+
+    training/tumor/tumor_001.tif    training/normal/normal_001.tif    training/lesion_annotations/tumor_001.xml
+    testing/images/test_001.tif     testing/reference.csv             testing/lesion_annotations/test_001.xml
+
+or the flat layout of the later releases: images/, annotations/, masks/. Only names count, folders do not.
+
+Does not know: slides, polygons, patches.
+
+Source: the challenge's data page and the read-me file of the release (camelyon17.grand-challenge.org/Data).
+"""
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from counterstain.errors import InputError
+
+EXCLUSIONS: dict[str, str] = {
+    "test_049": "a duplicate of another slide; withdrawn (the release's read-me file)",
+    "test_114": "its tumour is not annotated exhaustively (the release's read-me file)",
+    "normal_086": "holds tumour and was renamed to tumor_111 (the release's read-me file; arXiv 1703.02442)",
+    "normal_144": "reported as wrongly labelled normal (arXiv 1703.02442)",
+}
+"""Slides that are left out unless they are asked for, with the reason."""
+
+_NAME = re.compile(r"(tumor|normal|test)_(\d{3})", re.IGNORECASE)
+_WORDS = {"tumor": True, "tumour": True, "normal": False}
+
+
+@dataclass(frozen=True, slots=True)
+class SlideName:
+    """What the name of a slide says.
+
+    Args:
+        name: As the release spells it, in lower case.
+        is_tumour: None for the slides of the test set, whose names do not say.
+        split: "test" for the published test set; None for the others, of which a validation part is taken.
+    """
+
+    name: str
+    is_tumour: bool | None
+    split: Literal["test"] | None
+
+
+def parse_name(stem: str) -> SlideName | None:
+    """What a file's stem says; None when it is none of the cohort's slides: a mask, a thumbnail, another slide."""
+    match = _NAME.fullmatch(stem)
+    if match is None:
+        return None
+    kind = match.group(1).lower()
+    if kind == "test":
+        return SlideName(stem.lower(), None, "test")
+    return SlideName(stem.lower(), kind == "tumor", None)
+
+
+def read_reference(path: Path) -> dict[str, bool]:
+    """Whether each slide of the test set holds tumour, as `reference.csv` says: `test_001,Tumor,IDC,Macro`.
+
+    Raises:
+        InputError: When no row says it.
+    """
+    labels: dict[str, bool] = {}
+    for cells in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()):
+        name = parse_name(Path(cells[0].strip()).stem) if len(cells) > 1 else None
+        if name is not None and cells[1].strip().lower() in _WORDS:
+            labels[name.name] = _WORDS[cells[1].strip().lower()]
+    if not labels:
+        raise InputError(f"'{path}' labels no slide; rows such as test_001,Tumor,IDC,Macro were expected.")
+    return labels
