@@ -30,7 +30,7 @@ def slow_mask(drawn: tuple[tuple[str, object], ...], plane: Frame) -> np.ndarray
 
 
 @pytest.mark.parametrize(
-    "plane", [frame(180, 180, 64), frame(260, 290, 64), frame(60, 60, 64, 8.1), frame(600, 600, 8)]
+    "plane", [frame(180, 180, 64), frame(120, 120, 32), frame(260, 290, 64), frame(60, 60, 64, 8.1), frame(600, 600, 8)]
 )
 def test_a_mask_is_what_a_point_in_polygon_test_of_every_pixel_gives(tmp_path: Path, plane: Frame) -> None:
     areas = read_asap(write_asap(tmp_path / "a.xml", DRAWN))

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import tifffile
 
 from counterstain.data import open_patches, read_image
 from counterstain.data.annotations import read_asap
@@ -179,6 +180,25 @@ def test_a_slide_that_can_t_be_read_is_listed_and_the_others_are_cut(tmp_path: P
     assert report["splits"]["train"]["tumour"] > 10
     assert any("test slides gave no tumour patch" in note for note in report["notes"])
     assert open_patches(out).train
+
+
+def test_a_slide_that_breaks_while_it_is_cut_stays_out_of_the_table(tmp_path: Path) -> None:
+    cohort, out = write_camelyon16(tmp_path / "cohort", num_tumour=3), tmp_path / "out"
+    path = cohort.slides["tumor_002"]
+    whole = path.read_bytes()
+    with tifffile.TiffFile(path) as file:
+        starts, counts = file.pages[0].dataoffsets, file.pages[0].databytecounts
+    torn = bytearray(whole)
+    for start, count in list(zip(starts, counts, strict=True))[len(starts) // 3 :]:
+        torn[start : start + count] = bytes(count)  # the overview is another level, and whole
+    path.write_bytes(torn)
+    report = make(cohort.folder, out, replace(SETTINGS, fractions=(1.0, 0.0, 0.0)))
+    assert [(one["slide"], one["kind"]) for one in report["failed"]] == [("tumor_002", "DamagedSlideError")]
+    assert {record.patient for record in open_patches(out).train if record.label == (0, 1)} == {
+        "tumor_001",
+        "tumor_003",
+    }
+    assert report["splits"]["train"]["tumour"] == sum(report["tumour_fractions"]["train"])
 
 
 def test_nothing_of_somebody_else_is_replaced(made: Path, cohort: FakeCamelyon16, tmp_path: Path) -> None:

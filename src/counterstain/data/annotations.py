@@ -18,7 +18,6 @@ from typing import Literal
 from xml.etree import ElementTree
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 from shapely import Polygon, STRtree
 from shapely.geometry.base import BaseGeometry
@@ -96,22 +95,25 @@ class TumourAreas:
         Returns:
             (H, W) bool.
         """
-        inside = _near(self.tumour, self._tumour_tree, frame.box)
+        square = _square(frame.box)
+        inside, outside = _near(self._tumour_tree, square), _near(self._hole_tree, square)
         if not inside:
             return np.zeros(frame.size.shape, bool)
-        return paint(inside, frame) & ~paint(_near(self.holes, self._hole_tree, frame.box), frame)
+        if not outside and shapely.contains(inside, square).any():
+            return np.ones(frame.size.shape, bool)  # most of a large metastasis, without a look at its outline
+        return paint(map(_rings, inside), frame) & ~paint(map(_rings, outside), frame)
 
     def touches(self, box: Box) -> bool:
-        """Whether a tumour polygon comes near a level-0 box."""
-        return self._tumour_tree.query(_square(box)).size > 0
+        """Whether a tumour polygon reaches into a level-0 box, or up to its edge."""
+        return bool(_near(self._tumour_tree, _square(box)))
 
     @cached_property
     def _tumour_tree(self) -> STRtree:
-        return STRtree(self.tumour)
+        return _tree(self.tumour)
 
     @cached_property
     def _hole_tree(self) -> STRtree:
-        return STRtree(self.holes)
+        return _tree(self.holes)
 
 
 def read_asap(path: Path, groups: Groups = CAMELYON_GROUPS) -> TumourAreas:
@@ -197,10 +199,15 @@ def _polygons(shape: BaseGeometry) -> list[Polygon]:
     return [polygon for part in getattr(shape, "geoms", ()) for polygon in _polygons(part)]
 
 
-def _near(polygons: Sequence[Polygon], tree: STRtree, box: Box) -> list[list[Ring]]:
-    """The rings of the polygons that come near a box."""
-    found: npt.NDArray[np.int64] = np.sort(tree.query(_square(box)))
-    return [_rings(polygons[index]) for index in found]
+def _tree(polygons: Sequence[Polygon]) -> STRtree:
+    shapely.prepare(polygons)  # outlines of 50,000 points are asked about thousands of squares
+    return STRtree(polygons)
+
+
+def _near(tree: STRtree, square: Polygon) -> list[Polygon]:
+    """The polygons of a tree that meet a square, in their order."""
+    found: list[Polygon] = [tree.geometries[index] for index in np.sort(tree.query(square))]
+    return [polygon for polygon in found if polygon.intersects(square)]
 
 
 def _rings(polygon: Polygon) -> list[Ring]:

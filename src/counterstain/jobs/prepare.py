@@ -160,6 +160,8 @@ def _survey(entry: TumourSlide, job: PrepareJob, counter: log.Counter) -> Callab
         survey = job.ledger.survey(entry.name, inputs_hash)
         if survey is None:
             areas = job.areas(entry)
+            if areas is not None and areas.num_empty:
+                log.say(f"{entry.name}: {areas.num_empty} annotations without an area were left out")
             with job.open(entry) as slide:
                 survey = survey_slide(slide, areas, job.settings)
             job.ledger.keep_survey(entry.name, inputs_hash, survey)
