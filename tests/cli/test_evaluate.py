@@ -97,3 +97,27 @@ def test_scored_patients_that_were_trained_on_are_told(
     assert "(p0) were trained on" in said
     _, found, said = answer(capsys, "evaluate", own_run, "--data", patches)
     assert "trained on" not in said + " ".join(found["notes"])
+
+
+def test_tumour_masks_get_a_table_of_their_own(
+    patches: Path, settings_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tumours = tmp_path / "tumours"
+    shutil.copytree(patches, tumours)
+    lines = (tumours / "labels.csv").read_text().replace(",1,1\n", ",0,1\n")
+    (tumours / "labels.csv").write_text(lines)
+    (tumours / "classes.toml").write_text('background = "dots"\n')
+    folder = tmp_path / "run"
+    trained = ["train", str(folder), "--data", str(tumours), "--config", str(settings_file), "--batch-size", "8"]
+    assert run([*trained, "--epochs", "1"]) == OK
+    code, found, _ = answer(capsys, "evaluate", folder, "--data", tumours, "--mpp", "0.5")
+    assert code == OK
+    tree = found["tumour"]
+    assert (tree["class"], tree["scores"]["num_positives"], tree["scores"]["num_negatives"]) == ("stripes", 4, 2)
+    assert tree["hausdorff"]["hd_um"] == pytest.approx(tree["hausdorff"]["hd_px"] / 2)
+    assert run(["evaluate", str(folder), "--data", str(tumours)]) == OK
+    shown = capsys.readouterr()
+    assert "'stripes', image by image: 4 positives, 2 negatives" in shown.out
+    for head in ("F1 positives", "F1 negatives", "F1 mix", "'stripes' everywhere", "60 to 100 %"):
+        assert head in shown.out
+    assert "nothing was found on" in shown.err

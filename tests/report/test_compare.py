@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from counterstain.data import PatchDataset
+from counterstain.data import PatchDataset, PatchRecord
 from counterstain.errors import DivergedError, ExistingOutputError, InputError, WeightsError
 from counterstain.files import read_json
+from counterstain.methods.fusion_kd.config import PRESETS as FUSION_PRESETS
 from counterstain.methods.sshr import PRESETS
-from counterstain.metrics import BootstrapSettings, mean_iou
+from counterstain.metrics import BootstrapSettings, TumourScores, mean_iou, one_class
 from counterstain.report import kept
 from counterstain.report.compare import CompareSettings, Comparison, compare
 from counterstain.report.comparison import Rules, row_of
@@ -198,3 +199,109 @@ def test_a_class_that_occurs_nowhere_in_a_seed_is_left_out_of_its_mean() -> None
     assert row.class_iou[1] == pytest.approx(10 / 15)
     nowhere = row_of("one", {0: scored(5, absent=True)}, [], None, RULES)
     assert np.isnan(nowhere.class_iou[1])
+
+
+TEACHER = replace(FUSION_PRESETS["small"], max_rounds=0, tta="none", neg_pos_ratio=None)
+STUDENT = replace(TEACHER, max_rounds=1, selector="schedule", area_band=None)
+FUSION = Study(
+    "fusion",
+    "Stripes as tumour",
+    "teacher",
+    (
+        Variant("teacher", "fusion_kd", TEACHER, TRAINING),
+        Variant("student", "fusion_kd", STUDENT, TRAINING, starts_from="teacher"),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def tumours(textures: PatchDataset) -> PatchDataset:
+    """Stripes as tumour: a positive's label says tumour alone."""
+
+    def alone(record: PatchRecord) -> PatchRecord:
+        assert record.label is not None
+        return replace(record, label=(1 - record.label[1], record.label[1]))
+
+    classes = replace(textures.classes, background="dots")
+    train, val = (tuple(alone(record) for record in records) for records in (textures.train, textures.val))
+    return replace(textures, classes=classes, train=train, val=val)
+
+
+@pytest.fixture(scope="module")
+def tumours_compared(tumours: PatchDataset, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    out = tmp_path_factory.mktemp("fusion")
+    return compare(replace(FUSION, metric="tumour_f1"), tumours, out, CompareSettings(seeds=(0,))), out
+
+
+def test_a_study_of_tumour_masks_speaks_of_the_f1_of_positives(tumours: PatchDataset, tumours_compared: Done) -> None:
+    found, out = tumours_compared
+    (kept_scores,) = (out / "student" / "seed_0" / "compare").glob("val_*.npz")
+    with np.load(kept_scores) as arrays:
+        expected = TumourScores.of(arrays["confusions"], 1)
+        everywhere = TumourScores.of(one_class(arrays["confusions"], 1), 1)
+    teacher, student = found.tree["rows"]
+    assert found.tree["metric"] == "tumour_f1"
+    assert student["tumour_f1"]["estimate"] == pytest.approx(expected.f1_positives)
+    assert student["tumour_f1_by_seed"] == [pytest.approx(expected.f1_positives)]
+    assert student["f1_mix"] == pytest.approx(expected.f1_mix)
+    assert student["iou_positives"] == pytest.approx(expected.iou_positives)
+    gain = student["tumour_f1"]["estimate"] - teacher["tumour_f1"]["estimate"]
+    assert student["gain_over_reference"]["estimate"] == pytest.approx(gain)
+    heads, *_, last = found.lines
+    assert heads[2] == "F1 positives % (95 %)"
+    assert heads[5:8] == ["F1 negatives %", "F1 mix %", "IoU positives %"]
+    assert last[0] == "'stripes' everywhere"
+    assert last[2] == f"{100 * everywhere.f1_positives:.1f}"
+    assert {len(line) for line in found.lines} == {len(heads)}
+    assert found.tree["baseline"]["tumour_f1"] == pytest.approx(everywhere.f1_positives)
+    with (out / "fusion_val.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[1]["tumour_f1"]) == pytest.approx(expected.f1_positives)
+    assert (out / "fusion_val.png").stat().st_size > 5000
+
+
+def test_another_metric_of_the_same_runs_scores_nothing_again(tumours: PatchDataset, tumours_compared: Done) -> None:
+    out = tumours_compared[1]
+    files = [*out.glob("*/*/model.safetensors"), *out.glob("*/*/compare/*.npz")]
+    before = [path.stat().st_mtime_ns for path in files]
+    assert len(before) == 4
+    found = compare(replace(FUSION, name="overlap"), tumours, out, CompareSettings(seeds=(0,)))
+    assert [path.stat().st_mtime_ns for path in files] == before
+    assert found.tree["rows"][1]["mean_iou"]["estimate"] > 0
+    assert found.lines[0][2] == "mean IoU % (95 %)"
+
+
+def test_a_variant_starts_from_the_run_of_the_same_seed(tumours_compared: Done) -> None:
+    found, out = tumours_compared
+    config = read_json(out / "student" / "seed_0" / "model.json")["config"]
+    assert Path(config["teacher_run"]) == out / "teacher" / "seed_0"
+    assert read_json(out / "teacher" / "seed_0" / "model.json")["config"].get("teacher_run") is None
+    about = found.tree["variants"]["student"]
+    assert about["starts_from"] == "teacher"
+    assert "teacher_run" not in about["settings"]  # a table is shown elsewhere than where it was made
+    assert "teacher" not in (found.rows[1].minutes or {})  # it was not trained again
+
+
+def test_what_starts_from_a_run_that_diverged_is_not_tried(tumours: PatchDataset, tmp_path: Path) -> None:
+    wild = Variant("wild", "sshr", replace(PRESETS["small"], learning_rate=1e12, gradient_clip=0.0), TRAINING)
+    plain, student = FUSION.variants
+    study = replace(FUSION, variants=(plain, wild, replace(student, starts_from="wild")))
+    found = compare(study, tumours, tmp_path, CompareSettings(seeds=(0,)))
+    assert [row.diverged for row in found.rows] == [(), (0,), (0,)]
+    assert not (tmp_path / "student").exists()
+
+
+def test_f1_of_tumour_is_refused_before_training_where_there_is_no_tumour(
+    textures: PatchDataset, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="no tumour set"):
+        compare(replace(STUDY, metric="tumour_f1"), textures, tmp_path / "out", CompareSettings(seeds=(0,)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_minutes_of_a_stage_that_a_seed_had_none_of_count_as_none() -> None:
+    runs = {
+        0: replace(scored(5), minutes={"total": 3.0, "round 2": 2.0}),
+        1: replace(scored(5), minutes={"total": 1.0}),
+    }
+    assert row_of("one", runs, [], None, RULES).minutes == {"total": 2.0, "round 2": 1.0}

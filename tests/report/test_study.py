@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,25 @@ settings = { semantic = false, context = false }
 [[variants]]
 name = "both, longer"
 training = { epochs = 4 }
+"""
+
+
+STARTING = """
+metric = "tumour_f1"
+reference = "teacher"
+[methods.fusion_kd]
+preset = "small"
+[[variants]]
+name = "teacher"
+settings = { max_rounds = 0 }
+[[variants]]
+name = "student"
+starts_from = "teacher"
+[[variants]]
+name = "student's student"
+starts_from = "student"
+[[variants]]
+name = "plain"
 """
 
 
@@ -70,6 +90,48 @@ def test_a_study_can_be_narrowed_and_keeps_its_reference(tmp_path: Path) -> None
     assert [one.name for one in study.only(("plain",)).variants] == ["plain"]
     with pytest.raises(UnknownNameError, match="both, longer"):
         study.only(("both",))
+
+
+def test_a_study_names_its_metric_and_who_starts_from_whom(tmp_path: Path) -> None:
+    study = read_study(written(tmp_path, STARTING))
+    assert (study.metric, read_study(written(tmp_path, SMALL)).metric) == ("tumour_f1", "mean_iou")
+    assert [one.starts_from for one in study.variants] == [None, "teacher", "student", None]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "message"),
+    [
+        ('"tumour_f1"', '"tumor_f1"', UnknownNameError, "Did you mean 'tumour_f1'"),
+        ('"tumour_f1"', "1", InputError, "a text was expected"),
+        ('starts_from = "teacher"', 'starts_from = "teachers"', UnknownNameError, "Did you mean 'teacher'"),
+        ('starts_from = "teacher"', 'starts_from = "plain"', UnknownNameError, "earlier variant for 'student'"),
+        ('starts_from = "teacher"', 'starts_from = "student"', UnknownNameError, "earlier variant for 'student'"),
+        ('starts_from = "student"', 'starts_from = "student"\nmethod = "sshr"', InputError, "no setting 'teacher_run'"),
+        (
+            'starts_from = "student"',
+            'starts_from = "student"\nsettings = { teacher_run = "runs/a" }',
+            InputError,
+            "one of both",
+        ),
+    ],
+)
+def test_a_metric_or_start_that_there_is_not_is_refused(
+    tmp_path: Path, old: str, new: str, error: type[Exception], message: str
+) -> None:
+    assert old in STARTING
+    with pytest.raises(error, match=message):
+        read_study(written(tmp_path, STARTING.replace(old, new, 1)))
+
+
+def test_a_narrowed_study_keeps_what_its_variants_start_from(tmp_path: Path) -> None:
+    study = replace(read_study(written(tmp_path, STARTING)), reference="plain")
+    assert [one.name for one in study.only(("student's student",)).variants] == [
+        "teacher",
+        "student",
+        "student's student",
+        "plain",
+    ]
+    assert [one.name for one in study.only(()).variants] == ["plain"]
 
 
 def test_files_that_lie_elsewhere_are_put_into_every_variant_that_takes_them(tmp_path: Path) -> None:
