@@ -396,6 +396,10 @@ def test_synthetic_data_is_written_by_name(tmp_path: Path, capsys: pytest.Captur
     code, found = answer(capsys, "synth", "patches", tmp_path / "p", "--layout", "bcss_wsss", *small)
     assert code == OK
     assert len(list((Path(found["patches"]) / "train").rglob("*.png"))) == 4
+    few = ["--num-train", 3, "--num-val", 2, "--num-test", 2, "--num-patients", 6]
+    code, found = answer(capsys, "synth", "tumours", tmp_path / "t", "--patch-px", 48, "--area-um", 1500, *few)
+    assert code == OK
+    assert (Path(found["tumours"]) / "labels.csv").read_text().count("\n") == 8
     code, found = answer(capsys, "synth", "slide", tmp_path / "s.tiff", "--width", 600, "--height", 400)
     assert code == OK
     assert Path(found["slide"]).is_file()

@@ -12,7 +12,7 @@ from counterstain import log
 from counterstain.cli import OK
 from counterstain.cli.flags import given, optional_twin
 
-app = App(name="synth", help="Write synthetic histology: patches, slides, cohorts.", help_format="markdown")
+app = App(name="synth", help="Write synthetic histology: patches, tumour sets, slides, cohorts.", help_format="markdown")
 
 
 @app.command
@@ -33,6 +33,22 @@ def patches(
 
     write_patch_set(out, find_layout(layout), _settings(PatchSetSettings, config, settings))
     return _answer({"patches": str(out)}, json)
+
+
+@app.command
+def tumours(out: Path, /, *, config: Path | None = None, settings: Any = None, json: bool = False) -> int:
+    """Write patches with labels normal or tumour as a table (labels.csv), with masks for val and test only.
+
+    Args:
+        out: The folder to make.
+        config: A TOML file of settings; flags win over it.
+        settings: What the set is.
+        json: Answer as JSON.
+    """
+    from counterstain.synth import TumourSetSettings, write_tumour_set
+
+    write_tumour_set(out, _settings(TumourSetSettings, config, settings))
+    return _answer({"tumours": str(out)}, json)
 
 
 @app.command
@@ -113,9 +129,15 @@ def _answer(tree: dict[str, Any], json: bool) -> int:
 
 def _with_flags() -> None:
     """Gives each command the flags of its settings; what is a table of its own is left to --config."""
-    from counterstain.synth import CohortSettings, PatchSetSettings, SlideSettings
+    from counterstain.synth import CohortSettings, PatchSetSettings, SlideSettings, TumourSetSettings
 
-    for command, cls in ((patches, PatchSetSettings), (slide, SlideSettings), (cohort, CohortSettings)):
+    pairs = (
+        (patches, PatchSetSettings),
+        (tumours, TumourSetSettings),
+        (slide, SlideSettings),
+        (cohort, CohortSettings),
+    )
+    for command, cls in pairs:
         twin = optional_twin(cls, without=("size", "composition", "bank", "bank_names"))
         command.__annotations__["settings"] = Annotated[twin | None, Parameter(name="*", group="What")]
 

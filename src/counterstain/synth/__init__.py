@@ -15,7 +15,7 @@ from counterstain.synth.patches import PatchSetSettings, write_patch_set
 from counterstain.synth.scene import Plane, Scene, SceneSettings
 from counterstain.synth.slide import SlideSettings, write_slide
 from counterstain.synth.truth import LAYOUT_NAMES, SlideTruth
-from counterstain.synth.tumour import TUMOUR_CLASSES, TumourSetSettings, write_tumour_set
+from counterstain.synth.tumour import TUMOUR_CLASSES, TumourSetSettings, metastasis_slide, write_tumour_set
 
 __all__ = [
     "LAYOUT_NAMES",
@@ -34,6 +34,7 @@ __all__ = [
     "SlideSettings",
     "SlideTruth",
     "TumourSetSettings",
+    "metastasis_slide",
     "open_bank",
     "write_cohort",
     "write_patch_set",

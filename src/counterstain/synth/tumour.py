@@ -21,7 +21,7 @@ from counterstain.files import atomic_folder, write_text
 from counterstain.geometry import Box, Size
 from counterstain.log import Counter, progress
 from counterstain.results import UNCOVERED, Classes
-from counterstain.synth.anatomy import LYMPHOCYTES, NORMAL, STROMA, TUMOUR, WHITE, Composition, Labels
+from counterstain.synth.anatomy import LYMPHOCYTES, NORMAL, STROMA, TUMOUR, WHITE, Composition
 from counterstain.synth.noise import key_of
 from counterstain.synth.patches import recoded
 from counterstain.synth.scene import Scene, SceneSettings
@@ -31,13 +31,17 @@ from counterstain.synth.truth import write_mask
 TUMOUR_CLASSES = Classes(("normal", "tumour"), ((0, 114, 178), (213, 94, 0)), background="normal")
 """What the masks of a tumour set hold: 0 and 1. Glass, fat and lumens count as normal."""
 
-_OVERVIEW_UM, _OVERVIEW_MPP = 4000.0, 4.0
+_OVERVIEW_MPP = 4.0
 _NEGATIVE_TISSUES = (NORMAL, STROMA, LYMPHOCYTES)  # each is sought in its turn
 _ENOUGH = 0.25  # part of a negative patch that the tissue it was sought for covers
 _MOST_WHITE = 0.6
 _NEAR = 0.15  # natural logarithm between a positive's part of tumour on the overview and the one sought
 _CORE_UM = 15.0  # a tumour cell
 _TRIES = 200
+_NO_PLACE = (
+    "Patient {} has no place left for a patch with {}. Give more patients, smaller patches, more area_um, or another "
+    "composition or seed."
+)
 _WHITE_COLOR = (255, 255, 255)
 
 
@@ -63,6 +67,7 @@ class TumourSetSettings:
         num_scanners: How many there are.
         composition: How much of what in patients with tumour; the others have no tumour and the same of the rest.
         region_um: Size of a tumour bed.
+        area_um: Width and height of the tissue of a patient that patches are cut from.
         jpeg_quality: Patches go through JPEG as scanners' tiles do; None leaves that out.
 
     Raises:
@@ -89,6 +94,7 @@ class TumourSetSettings:
         )
     )
     region_um: float = 700.0
+    area_um: float = 4000.0
     jpeg_quality: int | None = 85
 
     def __post_init__(self) -> None:
@@ -104,6 +110,8 @@ class TumourSetSettings:
             raise InputError(f"neg_pos_ratio was given as {self.neg_pos_ratio}; give a number above 0.")
         if self.patch_px < 32:
             raise InputError(f"Patches of {self.patch_px} px were given; give at least 32.")
+        if self.area_um < 2 * self.patch_px * self.mpp:
+            raise InputError(f"An area of {self.area_um} um was given; give at least twice the width of a patch.")
         if not 0 <= self.healthy < 1 or self.composition.tumour <= 0:
             raise InputError("No patient would have tumour. Give healthy below 1 and a composition with tumour.")
         if min(self.patients().values()) < 2:
@@ -135,14 +143,14 @@ class _Patient:
     Args:
         name: As the table carries it.
         scene: The tissue.
-        overview: Its labels at `_OVERVIEW_MPP`.
+        covers: For the labels that matter, the part of each window of an overview at `_OVERVIEW_MPP` that they cover.
         random: For the places of patches.
         taken: Upper left corners of the patches so far, pixels.
     """
 
     name: str
     scene: Scene
-    overview: Labels
+    covers: dict[int, npt.NDArray[np.float64]]
     random: np.random.Generator
     taken: list[tuple[int, int]] = field(default_factory=list)
 
@@ -231,38 +239,35 @@ def _patient(settings: TumourSetSettings, number: int, is_ill: bool) -> _Patient
             variation=settings.variation,
         )
     )
-    side = _OVERVIEW_UM / settings.mpp
+    side = settings.area_um / settings.mpp
     overview = scene.labels(Box(0, 0, side, side), _OVERVIEW_MPP)
-    return _Patient(f"p{number:03d}", scene, overview, np.random.default_rng(key_of(seed, "places")))
+    cells = max(1, round(settings.patch_px * settings.mpp / _OVERVIEW_MPP))
+    covers = {label: _windows(overview == label, cells) for label in (TUMOUR, WHITE, *_NEGATIVE_TISSUES)}
+    return _Patient(f"p{number:03d}", scene, covers, np.random.default_rng(key_of(seed, "places")))
 
 
 def _positive_box(patient: _Patient, settings: TumourSetSettings, fraction: float) -> Box:
-    """A place where tumour covers about a fraction, and surely between the smallest and the largest."""
-    cover = _cover(patient, settings, TUMOUR)
+    """A place where tumour covers about a fraction, or as a last resort another one, between the smallest and largest."""
+    cover = patient.covers[TUMOUR]
     off = np.abs(np.log(np.maximum(cover, 1e-6) / fraction))
-    fits = off <= max(_NEAR, float(off.min()) * 1.2)
-    for box in _drawn(patient, settings, fits):
-        is_tumour = _tumour(patient, box)
-        if settings.min_fraction <= is_tumour.mean() <= settings.max_fraction and _has_core(is_tumour, settings.mpp):
-            return box
-    raise _no_place(patient, f"{fraction:.0%} tumour")
+    near = off <= max(_NEAR, float(off.min()) * 1.2)
+    for fits in (near, (cover > settings.min_fraction) & (cover < settings.max_fraction)):
+        for box in _drawn(patient, settings, fits):
+            is_tumour = _tumour(patient, box)
+            is_between = settings.min_fraction <= is_tumour.mean() <= settings.max_fraction
+            if is_between and _has_core(is_tumour, settings.mpp):
+                return box
+    raise InputError(_NO_PLACE.format(patient.name, f"{fraction:.0%} tumour"))
 
 
 def _negative_box(patient: _Patient, settings: TumourSetSettings, tissue: int) -> Box:
     """A place without a pixel of tumour, with enough of a tissue where the patient has it."""
-    is_free = (_cover(patient, settings, TUMOUR) == 0) & (_cover(patient, settings, WHITE) <= _MOST_WHITE)
-    cover = np.where(is_free, _cover(patient, settings, tissue), 0)
+    is_free = (patient.covers[TUMOUR] == 0) & (patient.covers[WHITE] <= _MOST_WHITE)
+    cover = np.where(is_free, patient.covers[tissue], 0)
     for box in _drawn(patient, settings, is_free & (cover >= min(_ENOUGH, 0.8 * float(cover.max())))):
         if not _tumour(patient, box).any():
             return box
-    raise _no_place(patient, "no tumour")
-
-
-def _no_place(patient: _Patient, wanted: str) -> InputError:
-    return InputError(
-        f"Patient {patient.name} has no place left for a patch with {wanted}. Give more patients, smaller patches, or "
-        "another composition, region_um or seed."
-    )
+    raise InputError(_NO_PLACE.format(patient.name, "no tumour"))
 
 
 def _drawn(patient: _Patient, settings: TumourSetSettings, fits: npt.NDArray[np.bool_]) -> Iterator[Box]:
@@ -281,11 +286,6 @@ def _drawn(patient: _Patient, settings: TumourSetSettings, fits: npt.NDArray[np.
         tried += 1
         if tried == _TRIES:
             return
-
-
-def _cover(patient: _Patient, settings: TumourSetSettings, label: int) -> npt.NDArray[np.float64]:
-    """The part of each window of the overview that a label covers: (rows, columns)."""
-    return _windows(patient.overview == label, max(1, round(settings.patch_px * settings.mpp / _OVERVIEW_MPP)))
 
 
 def _windows(is_so: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.float64]:
