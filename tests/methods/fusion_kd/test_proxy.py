@@ -8,6 +8,8 @@ from counterstain.methods.fusion_kd.proxy import (
     ProxyMargins,
     ProxyScores,
     completeness,
+    correlation,
+    moments,
     proxy_scores,
     proxy_verdict,
     sufficiency,
@@ -62,6 +64,7 @@ def test_the_truth_ranks_above_every_planted_mistake(held: HeldOut) -> None:
 def test_an_empty_map_has_no_worth_and_one_of_everything_misses_nothing(held: HeldOut) -> None:
     nothing, everything = scored(held, boxes(held, *NOTHING)).scores, scored(held, boxes(held, *EVERYTHING)).scores
     assert nothing["b2_verifier"] == nothing["b2_sufficiency"] == 0
+    assert everything["b2_verifier"] == 0
     assert everything["b2_completeness"] == 1
     assert everything["b2_sufficiency"] == pytest.approx((16 * 0.85 + 40 * 0.1) / 64)  # glass counts as normal
 
@@ -84,6 +87,28 @@ def test_the_verifiers_terms_are_those_of_a_loop_over_cells() -> None:
         missed = sum(sorted(outside, reverse=True)[:count]) / count
         assert sufficiency(inside, cells, is_tissue)[number] == pytest.approx(believed / covered)
         assert completeness(inside, cells, is_tissue)[number] == pytest.approx(1 - missed)
+
+
+def test_the_correlation_is_numpys_over_all_tissue_cells() -> None:
+    rng = np.random.default_rng(0)
+    inside, cells, is_tissue = rng.random((3, 5, 6)), rng.random((3, 5, 6)), rng.random((3, 5, 6)) < 0.8
+    expected = np.corrcoef(inside[is_tissue], cells[is_tissue])[0, 1]
+    assert correlation(moments(inside, cells, is_tissue).sum(0)) == pytest.approx(expected)
+    assert correlation(moments(np.ones_like(inside), cells, is_tissue).sum(0)) == 0
+    assert correlation(np.zeros(6)) == 0
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.5, 2.0])
+def test_the_best_map_stays_the_best_however_little_the_verifier_knows(held: HeldOut, noise: float) -> None:
+    cells = np.full((len(held), 8, 8), 0.1)
+    cells[held.is_positive_N, 2:6, 2:6] = 0.85
+    cells = (cells + np.random.default_rng(0).normal(0, noise, cells.shape)).clip(0, 1)
+
+    def total(box: tuple[int, int]) -> float:
+        seen = Seen(boxes(held, *box).astype(np.float16), np.ones(len(held), np.float32))
+        return proxy_scores(seen, held, cells, np.ones(cells.shape, bool)).total()
+
+    assert max((TRUE, GROWN, SHRUNK, EVERYTHING, NOTHING), key=total) == TRUE
 
 
 def test_terms_concern_the_images_they_can_be_known_of(held: HeldOut) -> None:

@@ -77,13 +77,17 @@ def test_features_are_those_of_a_loop_over_cells(held: HeldOut) -> None:
     gradient[:-1] += np.abs(np.diff(gray, axis=0))
     gradient[:, :-1] += np.abs(np.diff(gray, axis=1))
     features = cell_features(images, 8)
-    assert features.shape == (1, 2, 3, 7)
+    assert features.shape == (1, 2, 3, 15)
     for row in range(2):
         for column in range(3):
             place = slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8)
             cell = stains[:, *place].reshape(3, -1)
             expected = [*cell.mean(1), *cell.std(1), gradient[place].mean()]
-            np.testing.assert_allclose(features[0, row, column], expected, atol=2e-4)
+            np.testing.assert_allclose(features[0, row, column, :7], expected, atol=2e-4)
+            blurred = stains[:2, *place].reshape(2, 2, 4, 2, 4).mean((2, 4)).reshape(2, 4)
+            np.testing.assert_allclose(features[0, row, column, 7:9], blurred.std(1), atol=2e-4)
+            shares = [(cell[0] >= amount).mean() for amount in (0.15, 0.3, 0.45, 0.6)]
+            np.testing.assert_allclose(features[0, row, column, 11:], shares, atol=1e-6)
 
 
 def test_cells_cover_an_image_that_they_do_not_divide() -> None:
@@ -95,7 +99,7 @@ def test_a_backbones_features_are_added_and_it_is_left_as_it_was(train: WeakPatc
     backbone = build_backbone("tiny", width=4).train()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     verifier = fit_verifier(train, 1, SETTINGS, backbone)
-    assert len(verifier.weight_F) == 7 + 12
+    assert len(verifier.weight_F) == 15 + 12
     assert verifier.judge(held).tumour_Ngg.shape == (8, 8, 8)
     assert backbone.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
@@ -107,11 +111,24 @@ def test_no_more_images_are_looked_at_than_asked_for(train: WeakPatches) -> None
     assert not np.array_equal(one.weight_F, other.weight_F)
 
 
+def test_no_more_cells_are_learned_from_than_asked_for(train: WeakPatches, held: HeldOut) -> None:
+    few = fit_verifier(train, 1, VerifierSettings(cell_px=8, max_cells=60, strength=1.0))
+    all_of_them = fit_verifier(train, 1, VerifierSettings(cell_px=8, strength=1.0))
+    assert not np.array_equal(few.weight_F, all_of_them.weight_F)
+    tumour = few.judge(held).tumour_Ngg[held.is_positive_N]
+    assert tumour[:, 2:6, 2:6].mean() > tumour[:, :2, 1:].mean() + 0.3
+
+
 def test_one_kind_of_images_teaches_nothing(planted: PatchDataset) -> None:
     with pytest.raises(InputError, match="0 negative"):
         fit_verifier(WeakPatches(planted.train[::2]), 1, SETTINGS)
     with pytest.raises(InputError, match="0 positive"):
         fit_verifier(WeakPatches(planted.train[1::2]), 1, SETTINGS)
+
+
+def test_cells_have_one_size_on_the_slide() -> None:
+    sizes = [VerifierSettings.at(mpp).cell_px for mpp in (None, 0.1, 0.25, 0.5, 1.0, 4.0)]
+    assert sizes == [32, 64, 64, 32, 16, 16]
 
 
 @pytest.mark.parametrize("setting", [{"cell_px": 3}, {"top_share": 0}, {"strength": 0}, {"num_rounds": -1}])

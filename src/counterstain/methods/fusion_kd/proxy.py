@@ -3,7 +3,8 @@
 No one number is safe without masks, so five are asked and each can say no:
 
     B1  false positives on negative images: exact, for all of them is normal; blind to what is missed
-    B2  an independent verifier's cells on positives: sufficiency falls as a map grows, completeness as it shrinks
+    B2  correlation with an independent verifier's cells on positives; beside it sufficiency, which falls as a map grows,
+        and completeness, which falls as it shrinks
     B3  agreement with a witness, a teacher of other patients: its mistakes are others
     B4  consistency under mirroring, turning and scaling: a gate only, a constant map is perfectly consistent
     B5  AUROC of image scores: a gate only, who classifies best does not map best
@@ -43,7 +44,7 @@ class ProxyMargins:
 
     Args:
         false_positive: B1, of the share of negatives' pixels.
-        verifier: B2, of the harmonic mean.
+        verifier: B2, of the correlation.
         cross_fit: B3.
         consistency: B4.
         auroc: B5.
@@ -82,6 +83,8 @@ class ProxyScores:
         sufficiency_N: Of positives: the verifier's mean P(tumour) inside the map; 0 for an empty map.
         completeness_N: Of positives: 1 less the verifier's mean P(tumour) in the tenth of tissue cells that looks most like
             tumour outside the map.
+        moments_N6: B2, of tissue cells of positives: what `moments` gives, zeros for negatives. `correlation` makes one
+            number of their sum.
         cross_fit_N: B3, of positives; None without a witness.
         consistency_N: B4.
         image_score_N: Generalised mean of the map, power 4.
@@ -91,16 +94,15 @@ class ProxyScores:
     false_positive_N: Floats
     sufficiency_N: Floats
     completeness_N: Floats
+    moments_N6: Floats
     cross_fit_N: Floats | None
     consistency_N: Floats
     image_score_N: Floats
 
     @property
-    def verifier(self) -> Floats:
-        """B2, (N,) of positives: the harmonic mean of sufficiency and completeness."""
-        both_N = self.sufficiency_N + self.completeness_N
-        harmonic_N: Floats = 2 * self.sufficiency_N * self.completeness_N / np.where(both_N == 0, 1, both_N)
-        return harmonic_N
+    def verifier(self) -> float:
+        """B2: the correlation of map and verifier over the tissue cells of all positives."""
+        return float(correlation(self.moments_N6.sum(0)))
 
     @property
     def scores(self) -> dict[str, float]:
@@ -109,7 +111,7 @@ class ProxyScores:
 
         scores = {
             "b1_false_positive": _mean(self.false_positive_N),
-            "b2_verifier": _mean(self.verifier),
+            "b2_verifier": self.verifier,
             "b2_sufficiency": _mean(self.sufficiency_N),
             "b2_completeness": _mean(self.completeness_N),
             "b4_consistency": float(self.consistency_N.mean()),
@@ -123,8 +125,8 @@ class ProxyScores:
 
         Source: ours. The two terms that see both kinds of mistake, and the one that is exact; the gates stay gates.
         """
-        terms = [self.verifier] if self.cross_fit_N is None else [self.verifier, self.cross_fit_N]
-        return float(np.mean([_mean(term_N) for term_N in terms])) - _mean(self.false_positive_N)
+        terms = [self.verifier] if self.cross_fit_N is None else [self.verifier, _mean(self.cross_fit_N)]
+        return float(np.mean(terms)) - _mean(self.false_positive_N)
 
 
 def proxy_scores(
@@ -161,6 +163,7 @@ def proxy_scores(
         false_positive_N=np.where(is_positive_N, np.nan, is_tumour_Nhw.mean((1, 2))),
         sufficiency_N=np.where(is_positive_N, sufficiency(inside_Ngg, cells_Ngg, is_tissue_Ngg), np.nan),
         completeness_N=np.where(is_positive_N, completeness(inside_Ngg, cells_Ngg, is_tissue_Ngg), np.nan),
+        moments_N6=moments(inside_Ngg, cells_Ngg, is_tissue_Ngg & is_positive_N[:, None, None]),
         cross_fit_N=None if witness_Nhw is None else np.where(is_positive_N, soft_dice(maps_Nhw, witness_Nhw), np.nan),
         consistency_N=seen.consistency_N.astype(np.float64),
         image_score_N=(maps_Nhw.astype(np.float64) ** _POWER).mean((1, 2)) ** (1 / _POWER),
@@ -199,6 +202,40 @@ def completeness(inside_Ngg: Floats, cells_Ngg: npt.NDArray[Any], is_tissue_Ngg:
     num_N = np.maximum(1, np.round(_TOP_SHARE * is_tissue_Ngg.sum((1, 2)))).astype(int)
     missed_N = np.array([row[:num].mean() for row, num in zip(sorted_NM, num_N, strict=True)])
     return 1 - missed_N
+
+
+def moments(inside_Ngg: Floats, cells_Ngg: npt.NDArray[Any], is_counted_Ngg: npt.NDArray[np.bool_]) -> Floats:
+    """Sums over cells that `correlation` needs, (N, 6): number, map, verifier, map squared, verifier squared, product.
+
+    Args:
+        inside_Ngg: Share of each cell that the map calls tumour.
+        cells_Ngg: P(tumour).
+        is_counted_Ngg: Which cells are summed.
+    """
+    cells = cells_Ngg.astype(np.float64)
+    terms = (np.ones_like(cells), inside_Ngg, cells, inside_Ngg**2, cells**2, inside_Ngg * cells)
+    sums_N6: Floats = np.stack([(term * is_counted_Ngg).sum((1, 2)) for term in terms], axis=1)
+    return sums_N6
+
+
+def correlation(sums: npt.NDArray[Any]) -> Floats:
+    """Pearson's correlation of map and verifier from summed `moments`, (..., 6) to (...); 0 where either is constant.
+
+    A verifier whose mistakes have nothing to do with the maps lowers every map's correlation by the same factor: the best
+    map stays the best. The harmonic mean of sufficiency and completeness has no such property: the less the verifier knows,
+    the more it favours maps that leave nothing outside.
+
+    Source: ours, for the reason above. On 40 synthetic patches, among truths grown and shrunk by up to 28 px, all and
+    nothing, the harmonic mean chose all (F1 0.32), the correlation the truth shrunk by 6 px (F1 0.76): cells at a tumour's
+    edge look less like it, so that a lean towards small maps is left.
+    """
+    number, one, other, one_squared, other_squared, product = np.moveaxis(sums, -1, 0)
+    number = np.maximum(number, 1)
+    covariance = product / number - one / number * (other / number)
+    spread = (one_squared / number - (one / number) ** 2) * (other_squared / number - (other / number) ** 2)
+    is_flat = spread <= _ROUNDING**2
+    result: Floats = np.where(is_flat, 0, covariance / np.sqrt(np.where(is_flat, 1, spread)))
+    return result
 
 
 def proxy_verdict(
@@ -254,15 +291,14 @@ _TERMS = {
 
 def _intervals(student: ProxyScores, teacher: ProxyScores, settings: BootstrapSettings) -> dict[str, Interval]:
     """Student less teacher, patients drawn alike for both, of the two terms that can show a gain."""
-    pairs = {"b2_verifier": (student.verifier, teacher.verifier)}
-    if student.cross_fit_N is not None and teacher.cross_fit_N is not None:
-        pairs["b3_cross_fit"] = (student.cross_fit_N, teacher.cross_fit_N)
-    return {
-        name: bootstrap_difference(
-            mean_counts(one_N), mean_counts(other_N), student.held.patients, summed_mean, settings
-        )
-        for name, (one_N, other_N) in pairs.items()
+    patients = student.held.patients
+    found = {
+        "b2_verifier": bootstrap_difference(student.moments_N6, teacher.moments_N6, patients, correlation, settings)
     }
+    if student.cross_fit_N is not None and teacher.cross_fit_N is not None:
+        one, other = mean_counts(student.cross_fit_N), mean_counts(teacher.cross_fit_N)
+        found["b3_cross_fit"] = bootstrap_difference(one, other, patients, summed_mean, settings)
+    return found
 
 
 def _is_gain(interval: Interval, margins: ProxyMargins) -> bool:
