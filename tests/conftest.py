@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 
 from counterstain.data import PatchDataset, open_patches
+from counterstain.testing.blobs import write_blobs
 from counterstain.testing.textures import write_textures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,3 +31,9 @@ def real_data() -> Path:
 def textures(tmp_path_factory: pytest.TempPathFactory) -> PatchDataset:
     """A small dataset of two textures."""
     return open_patches(write_textures(tmp_path_factory.mktemp("textures")), "table")
+
+
+@pytest.fixture(scope="session")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> PatchDataset:
+    """A small dataset of tumour and no tumour."""
+    return open_patches(write_blobs(tmp_path_factory.mktemp("blobs")), "table")

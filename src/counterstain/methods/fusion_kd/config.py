@@ -82,6 +82,7 @@ class FusionKDConfig:
         reset_optimizer: Whether the optimiser forgets its moments at a change of roles.
         warmup_epochs: Over which each student's learning rate rises.
         candidates: How many checkpoints of a round are judged, evenly spaced; the last always is.
+        keep_candidates: Whether they stay on disk after their round, to study selectors.
         margin: In F1, by which a student must be better with "pixel_val".
         confidence: Share of resamples in which it must be.
         area_band: Median ratio of a student's tumour area to its teacher's, outside which the round is rolled back; None
@@ -142,9 +143,10 @@ class FusionKDConfig:
     reset_optimizer: bool = True
     warmup_epochs: int = 1
     candidates: int = 1
+    keep_candidates: bool = False
     margin: float = 0.005
     confidence: float = 0.9
-    area_band: tuple[float, float] | None = (0.75, 1.3)
+    area_band: tuple[float, float] | None = (0.5, 1.3)
     patience: int = 1
     most_agreement: float = 0.98
     ema: float = 0.0

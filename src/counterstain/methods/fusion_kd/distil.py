@@ -41,7 +41,7 @@ from counterstain.methods.fusion_kd.pixel_val import PixelTruth
 from counterstain.methods.fusion_kd.rounds import FIRST_TEACHER, Kind, Row, Rules, State, state_after
 from counterstain.methods.fusion_kd.seen import HeldOut
 from counterstain.methods.fusion_kd.selectors import claim
-from counterstain.methods.fusion_kd.verifier import fit_verifier
+from counterstain.methods.fusion_kd.verifier import VerifierSettings, fit_verifier
 from counterstain.methods.optimise import training_module, two_groups
 from counterstain.methods.stages import learn_once
 from counterstain.models.mil import MilNetwork
@@ -245,7 +245,8 @@ class Distillation:
             if config.weights is not None:
                 backbone = self.build("teacher", 0).backbone.eval()
             log.say("Fitting the verifier, which sees labels and no maps.")
-            cells = fit_verifier(self.patches, self.index, backbone=backbone).judge(held)
+            settings = VerifierSettings.at(self.data.mpp)
+            cells = fit_verifier(self.patches, self.index, settings, backbone).judge(held)
             witness = Judge(replace(config, selector="schedule"), held).evidence(self.network(WITNESS, "teacher"))
             return Judge(config, held, cells, witness.seen.maps_Nhw)
         if config.selector == "pixel_val" or self.rules.keeps_best:
@@ -358,8 +359,12 @@ class Distillation:
         numbers = [row.number for row in self.rows]
         for number in numbers:
             folder = self._folder(number)
-            unneeded = ["maps", "candidates", *(["train/checkpoints"] if number < max(numbers) else [])]
-            for name in unneeded:
+            unneeded = {
+                "maps": True,
+                "candidates": not self.config.keep_candidates,
+                "train/checkpoints": number < max(numbers),
+            }
+            for name in (name for name, is_unneeded in unneeded.items() if is_unneeded):
                 shutil.rmtree(folder / name, ignore_errors=True)
 
 

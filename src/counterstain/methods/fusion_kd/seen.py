@@ -28,7 +28,6 @@ from counterstain.data.weak import WeakPatches, WeakSettings
 from counterstain.errors import InputError
 from counterstain.files import atomic, existing
 from counterstain.methods.device import on_device
-from counterstain.methods.fusion_kd.drift import soft_dice
 
 SQUARE_PX = 4
 """Width and height of the squares that maps are averaged over."""
@@ -86,8 +85,8 @@ class Seen:
 
     Args:
         maps_Nhw: (N, h, w) float16 in [0, 1], the fused probability averaged over squares of `SQUARE_PX`.
-        consistency_N: (N,) float32 in [0, 1], the mean `soft_dice` of a map and the maps of changed views changed back;
-            NaN where no views were looked at.
+        consistency_N: (N,) float32 in [0, 1], 1 less the mean difference between a map and the maps of changed views
+            changed back; NaN where no views were looked at.
     """
 
     maps_Nhw: npt.NDArray[np.float16]
@@ -187,10 +186,12 @@ _VIEWS: tuple[tuple[_Change, Callable[[Tensor, tuple[int, int]], Tensor]], ...] 
 
 def _consistency(network: nn.Module, images_BCHW: Tensor, maps_Bhw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     size = (images_BCHW.shape[2], images_BCHW.shape[3])
-    agreements = [
-        soft_dice(maps_Bhw, _squares(back(fused(network, change(images_BCHW)), size))) for change, back in _VIEWS
+    # differences of pixels, no overlap of areas: that would call small maps less consistent than large ones
+    apart = [
+        np.abs(maps_Bhw - _squares(back(fused(network, change(images_BCHW)), size))).mean((1, 2))
+        for change, back in _VIEWS
     ]
-    mean_B: npt.NDArray[np.float32] = np.mean(agreements, axis=0).astype(np.float32)
+    mean_B: npt.NDArray[np.float32] = (1 - np.mean(apart, axis=0)).astype(np.float32)
     return mean_B
 
 

@@ -1,0 +1,106 @@
+"""Teachers' maps on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from counterstain.data import PatchDataset, WeakPatches, WeakSettings
+from counterstain.errors import InputError
+from counterstain.methods.fusion_kd.cache import TaughtPatches, TeacherMaps, averaged
+
+IS_POSITIVE = np.array([True, False, True, True])
+
+
+def maps_in(folder: Path, most_mb: float = 10.0, num_maps: int = 1) -> TeacherMaps:
+    return TeacherMaps.of(folder, IS_POSITIVE, num_maps, 32, most_mb)
+
+
+@pytest.fixture
+def patches(textures: PatchDataset) -> WeakPatches:
+    return WeakPatches(textures.train[:4], WeakSettings(patch_px=32))
+
+
+def ramp(images_BCHW: Tensor, index: int) -> Tensor:
+    """Maps that tell images apart: their number, and a gradient."""
+    rows = torch.linspace(0, 1, images_BCHW.shape[2])[:, None].expand(-1, images_BCHW.shape[3])
+    return torch.stack([torch.full_like(rows, index / 10), rows])[None]
+
+
+def test_positives_have_the_last_maps_and_negatives_zeros(patches: WeakPatches, tmp_path: Path) -> None:
+    maps = maps_in(tmp_path / "maps")
+    maps.write(patches, ramp)
+    taught = TaughtPatches(patches, maps)
+    expected = (ramp(torch.zeros(1, 3, 32, 32), 0)[0, -1:] * 255).round()
+    for index, is_positive in enumerate(IS_POSITIVE):
+        image_CHW, label_C, kept_Shw = taught[index]
+        assert torch.equal(image_CHW, patches[index][0])
+        assert torch.equal(label_C, patches[index][1])
+        assert kept_Shw.dtype == torch.uint8
+        assert torch.equal(kept_Shw.float(), expected if is_positive else torch.zeros(1, 32, 32))
+
+
+def test_maps_are_coarser_where_disk_is_short_and_refused_where_nothing_fits(tmp_path: Path) -> None:
+    full = 3 * 32 * 32 / 1e6
+    assert maps_in(tmp_path, full).stride == 1
+    assert maps_in(tmp_path, full * 0.99).stride == 2
+    assert maps_in(tmp_path, full / 64).stride == 8
+    assert maps_in(tmp_path, full / 64).megabytes <= full / 64
+    with pytest.raises(InputError, match="cache-mb"):
+        maps_in(tmp_path, full / 65)
+
+
+def test_coarse_maps_are_means(patches: WeakPatches, tmp_path: Path) -> None:
+    maps = maps_in(tmp_path / "maps", 3 * 16 * 16 / 1e6)
+    maps.write(patches, ramp)
+    rows = torch.linspace(0, 1, 32).reshape(16, 2).mean(1)
+    assert torch.allclose(maps.read(0)[0, :, 0].float() / 255, rows, atol=1 / 255)
+
+
+def test_a_killed_execution_goes_on_and_ends_with_the_same_maps(patches: WeakPatches, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def dies(images_BCHW: Tensor, index: int) -> Tensor:
+        asked.append(index)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return ramp(images_BCHW, index)
+
+    maps = maps_in(tmp_path / "maps")
+    with pytest.raises(KeyboardInterrupt):
+        maps.write(patches, dies)
+    maps.write(patches, ramp)
+    whole = maps_in(tmp_path / "whole")
+    whole.write(patches, ramp)
+    assert (tmp_path / "maps" / "maps.npy").read_bytes() == (tmp_path / "whole" / "maps.npy").read_bytes()
+    size = sum(path.stat().st_size for path in maps.folder.iterdir())
+    assert size <= maps.megabytes * 1e6 + 1024
+    maps.free()
+    assert not maps.folder.exists()
+
+
+def test_written_maps_are_not_made_again(patches: WeakPatches, tmp_path: Path) -> None:
+    maps = maps_in(tmp_path / "maps")
+    maps.write(patches, ramp)
+
+    asked: list[int] = []
+
+    def counts(images_BCHW: Tensor, index: int) -> Tensor:
+        asked.append(index)
+        return ramp(images_BCHW, index)
+
+    maps.write(patches, counts)
+    assert asked == []
+
+
+def test_views_are_turned_back_before_they_are_averaged() -> None:
+    class Echo(torch.nn.Module):
+        """Gives back one channel: equivariant, so that every view says the same."""
+
+        def forward(self, images_BCHW: Tensor) -> Tensor:
+            return images_BCHW[:, :1]
+
+    images_BCHW = torch.rand(1, 3, 8, 8)
+    assert torch.allclose(averaged(Echo(), images_BCHW, "d4"), images_BCHW[:, :1], atol=1e-6)
