@@ -141,6 +141,14 @@ def test_files_that_lie_elsewhere_are_put_into_every_variant_that_takes_them(tmp
         study.with_settings({"second_weights": tmp_path / "w.npz"})
 
 
+def test_a_variant_may_go_without_a_file_of_the_command_line(tmp_path: Path) -> None:
+    apart = SMALL + '\n[[variants]]\nname = "another backbone"\nwithout = ["weights"]\n'
+    study = read_study(written(tmp_path, apart)).with_settings({"weights": tmp_path / "w.npz"})
+    given = {one.name: one.config.weights for one in study.variants}
+    assert given.pop("another backbone") is None
+    assert set(given.values()) == {tmp_path / "w.npz"}
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_packaged_study_can_be_read_and_says_where_its_figures_are(name: str) -> None:
     study = read_study(study_file(name))

@@ -26,6 +26,7 @@ def compare(
     only: Annotated[tuple[str, ...], _SEVERAL] = (),
     weights: Path | None = None,
     second_weights: Path | None = None,
+    student_weights: Path | None = None,
     split: Literal["val", "test"] = "val",
     again: bool = False,
     json: bool = False,
@@ -45,6 +46,7 @@ def compare(
         only: Variants to compare, beside the reference; all by default.
         weights: A file of pretrained backbone weights, for every variant.
         second_weights: Likewise for the second stage of methods that have one.
+        student_weights: Likewise for students that have another network than their teacher.
         split: What is scored: val or test.
         again: Open the test split once more for runs that it was opened for.
         json: Answer as JSON.
@@ -60,7 +62,11 @@ def compare(
     chosen = read_study(study_file(study))
     if only:
         chosen = chosen.only(only)
-    files: dict[str, Any] = {"weights": weights, "second_weights": second_weights}
+    files: dict[str, Any] = {
+        "weights": weights,
+        "second_weights": second_weights,
+        "student_weights": student_weights,
+    }
     chosen = chosen.with_settings({name: file for name, file in files.items() if file is not None})
     dataset = open_patches(data, layout)
     found = run(chosen, dataset, out, CompareSettings(tuple(seeds), split, again, mpp))

@@ -7,6 +7,7 @@
     [methods.sshr]                       preset and settings of all variants of a method
     [[variants]]                         name, method (else the first of methods), and its own preset, settings, training;
                                          starts_from: an earlier variant whose run of the same seed is its teacher
+                                         without: settings that files of the command line are not for
 
 Does not know: how a method learns, how scores are made.
 """
@@ -25,7 +26,14 @@ from counterstain.training import TrainSettings
 
 DEFAULT_METHOD = "sshr"
 _OF_METHOD: dict[str, Kind] = {"preset": str, "settings": dict}
-_OF_VARIANT: dict[str, Kind] = {"name": str, "method": str, "training": dict, "starts_from": str, **_OF_METHOD}
+_OF_VARIANT: dict[str, Kind] = {
+    "name": str,
+    "method": str,
+    "training": dict,
+    "starts_from": str,
+    "without": list,
+    **_OF_METHOD,
+}
 _TOP: dict[str, Kind] = {
     "title": str,
     "reference": str,
@@ -47,6 +55,7 @@ class Variant:
         config: Of the method's `config_type`.
         training: How long it learns; the seed is the study's.
         starts_from: The name of an earlier variant whose run of the same seed becomes `config.teacher_run`.
+        without: Settings that the command line's files are not for here: weights of another backbone.
     """
 
     name: str
@@ -54,6 +63,7 @@ class Variant:
     config: Any
     training: TrainSettings
     starts_from: str | None = None
+    without: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -162,7 +172,9 @@ def _check_start(variant: Variant, start: str, earlier: Sequence[str]) -> None:
 
 
 def _changed(variant: Variant, changes: Mapping[str, Any]) -> Variant:
-    own = {name: value for name, value in changes.items() if _has(variant.config, name)}
+    own = {
+        name: value for name, value in changes.items() if _has(variant.config, name) and name not in variant.without
+    }
     return replace(variant, config=replace(variant.config, **own))
 
 
@@ -215,4 +227,4 @@ def _variant(own: Mapping[str, Any], tree: Mapping[str, Any], path: Path) -> Var
     given = to_tree(method.presets[preset]) if preset is not None else {}
     config = build(method.config_type, {**given, **shared.get("settings", {}), **own.get("settings", {})})
     training = build(TrainSettings, {**tree.get("training", {}), **own.get("training", {})})
-    return Variant(own["name"], name, config, training, own.get("starts_from"))
+    return Variant(own["name"], name, config, training, own.get("starts_from"), tuple(own.get("without", ())))

@@ -120,7 +120,7 @@ class Distillation:
         for half, name in enumerate(HALVES if self.config.cross_fit and self.config.max_rounds else ()):
             self._learn_labels(name, self._half(half))
         state = state_after(self.rows, self.rules)
-        judge = self._judge() if state.end is None else None
+        judge = self.judge() if state.end is None else None
         self._tidy()
         while judge is not None and state.end is None:
             row = self._round(state, judge)
@@ -205,7 +205,8 @@ class Distillation:
             )
             fit(module, loader, folder, settings, self._val_loader() if settings.patience else None)
 
-        log.say(f"Training {name.replace('_', ' ')} on {len(chosen)} images.")
+        if not (folder / "weights.safetensors").exists():
+            log.say(f"Training {name.replace('_', ' ')} on {len(chosen)} images.")
         learn_once(network, folder, train)
 
     def _given(self, name: str) -> Path | None:
@@ -237,7 +238,7 @@ class Distillation:
 
         return label_loader(self.data, self.tile_px, self.settings.batch_size)
 
-    def _judge(self) -> Judge:
+    def judge(self) -> Judge:
         """Fits the verifier and looks at what does not change: once for each call of a run."""
         config, held = self.config, HeldOut.of(self.data.split("val"), self.index, self.tile_px)
         if config.selector == "proxy":
