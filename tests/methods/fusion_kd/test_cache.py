@@ -1,5 +1,6 @@
 """Teachers' maps on disk."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,10 @@ def patches(textures: PatchDataset) -> WeakPatches:
     return WeakPatches(textures.train[:4], WeakSettings(patch_px=32))
 
 
-def ramp(images_BCHW: Tensor, index: int) -> Tensor:
+def ramp(images_BCHW: Tensor, indices: Sequence[int]) -> Tensor:
     """Maps that tell images apart: their number, and a gradient."""
     rows = torch.linspace(0, 1, images_BCHW.shape[2])[:, None].expand(-1, images_BCHW.shape[3])
-    return torch.stack([torch.full_like(rows, index / 10), rows])[None]
+    return torch.stack([torch.stack([torch.full_like(rows, index / 10), rows]) for index in indices])
 
 
 def test_positives_have_the_last_maps_and_negatives_zeros(patches: WeakPatches, tmp_path: Path) -> None:
@@ -59,20 +60,29 @@ def test_coarse_maps_are_means(patches: WeakPatches, tmp_path: Path) -> None:
     assert torch.allclose(maps.read(0)[0, :, 0].float() / 255, rows, atol=1 / 255)
 
 
-def test_a_killed_execution_goes_on_and_ends_with_the_same_maps(patches: WeakPatches, tmp_path: Path) -> None:
+def test_a_killed_execution_goes_on_and_ends_with_the_same_maps(textures: PatchDataset, tmp_path: Path) -> None:
+    patches, is_positive = WeakPatches(textures.train, WeakSettings(patch_px=32)), np.ones(len(textures.train), bool)
     asked: list[int] = []
 
-    def dies(images_BCHW: Tensor, index: int) -> Tensor:
-        asked.append(index)
-        if len(asked) == 3:
+    def dies(images_BCHW: Tensor, indices: Sequence[int]) -> Tensor:
+        asked.extend(indices)
+        if len(asked) > len(indices):
             raise KeyboardInterrupt
-        return ramp(images_BCHW, index)
+        return ramp(images_BCHW, indices)
 
-    maps = maps_in(tmp_path / "maps")
+    maps = TeacherMaps.of(tmp_path / "maps", is_positive, 2, 32, 10.0)
     with pytest.raises(KeyboardInterrupt):
         maps.write(patches, dies)
-    maps.write(patches, ramp)
-    whole = maps_in(tmp_path / "whole")
+    first = 16  # of a batch
+    asked.clear()
+
+    def counts(images_BCHW: Tensor, indices: Sequence[int]) -> Tensor:
+        asked.extend(indices)
+        return ramp(images_BCHW, indices)
+
+    maps.write(patches, counts)
+    assert asked == list(range(first, len(patches)))
+    whole = TeacherMaps.of(tmp_path / "whole", is_positive, 2, 32, 10.0)
     whole.write(patches, ramp)
     assert (tmp_path / "maps" / "maps.npy").read_bytes() == (tmp_path / "whole" / "maps.npy").read_bytes()
     size = sum(path.stat().st_size for path in maps.folder.iterdir())
@@ -87,9 +97,9 @@ def test_written_maps_are_not_made_again(patches: WeakPatches, tmp_path: Path) -
 
     asked: list[int] = []
 
-    def counts(images_BCHW: Tensor, index: int) -> Tensor:
-        asked.append(index)
-        return ramp(images_BCHW, index)
+    def counts(images_BCHW: Tensor, indices: Sequence[int]) -> Tensor:
+        asked.extend(indices)
+        return ramp(images_BCHW, indices)
 
     maps.write(patches, counts)
     assert asked == []

@@ -13,7 +13,7 @@ Does not know: students, losses.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +30,11 @@ from counterstain.errors import InputError
 from counterstain.files import read_json, write_json
 from counterstain.infer.tta import VIEWS, apply_view, undo_view
 
-Teach = Callable[[Tensor, int], Tensor]
-"""(1, S, H, W) probabilities from an image (1, 3, H, W) in [0, 1] and its number in the set."""
+Teach = Callable[[Tensor, Sequence[int]], Tensor]
+"""(B, S, H, W) probabilities from images (B, 3, H, W) in [0, 1] and their numbers in the set."""
 
 _STRIDES = (1, 2, 4, 8)
-_NOTED_EVERY = 32
+_AT_ONCE = 16  # fixed, so that a resumed execution sees the same batches and rounds the same way
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,14 @@ class TeacherMaps:
         done = read_json(note)["done"] if note.exists() and path.exists() else 0
         maps = np.lib.format.open_memmap(path, mode="r+" if done else "w+", dtype=np.uint8, shape=self.shape)
         with log.progress("Teacher's maps", len(positives), "images", done=done) as counter:
-            for row in range(done, len(positives)):
-                image_CHW, _ = patches[positives[row]]
-                taught = teach(image_CHW[None].float() / 255, positives[row])[0, -self.num_maps :]
-                maps[row] = _bytes(taught, self.stride)
-                counter.advance()
-                if (row + 1) % _NOTED_EVERY == 0 or row + 1 == len(positives):
-                    maps.flush()
-                    write_json(note, {"done": row + 1})
+            for start in range(done, len(positives), _AT_ONCE):
+                indices = positives[start : start + _AT_ONCE]
+                images_BCHW = torch.stack([patches[index][0] for index in indices]).float() / 255
+                taught_BSHW = teach(images_BCHW, indices)[:, -self.num_maps :]
+                maps[start : start + len(indices)] = _bytes(taught_BSHW, self.stride)
+                maps.flush()
+                write_json(note, {"done": start + len(indices)})
+                counter.advance(len(indices))
 
     def read(self, index: int) -> Tensor:
         """(S, h, w) uint8 of a training image; zeros, the truth, of a negative."""
@@ -122,8 +122,8 @@ class TeacherMaps:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _bytes(maps_SHW: Tensor, stride: int) -> npt.NDArray[np.uint8]:
-    coarse = F.avg_pool2d(maps_SHW.float(), stride) if stride > 1 else maps_SHW.float()
+def _bytes(maps_BSHW: Tensor, stride: int) -> npt.NDArray[np.uint8]:
+    coarse = F.avg_pool2d(maps_BSHW.float(), stride) if stride > 1 else maps_BSHW.float()
     found: npt.NDArray[np.uint8] = (coarse * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
     return found
 

@@ -15,7 +15,7 @@ Does not know: how a loss is made, what a selector looks at, slides.
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from counterstain.data import PatchDataset
 
 WITNESS, HALVES = "witness", ("half_a", "half_b")
+_MOST_KEPT_BYTES = 1_000_000_000  # of decoded training images in each process
 _SEEDS = {
     FIRST_TEACHER: 0,
     WITNESS: 101,
@@ -91,7 +92,10 @@ class Distillation:
     @cached_property
     def patches(self) -> WeakPatches:
         """Training images and labels."""
-        return WeakPatches(self.data.split("train"), WeakSettings(patch_px=self.tile_px))
+        records = self.data.split("train")
+        # decoded once where they fit: rounds go over the same images hundreds of times
+        fits = 3 * self.tile_px**2 * len(records) <= _MOST_KEPT_BYTES
+        return WeakPatches(records, WeakSettings(patch_px=self.tile_px, keep=fits))
 
     @cached_property
     def is_positive(self) -> npt.NDArray[np.bool_]:
@@ -289,17 +293,17 @@ class Distillation:
         return TeacherMaps.of(folder / "maps", self.is_positive, num_maps, self.tile_px, self.config.cache_mb)
 
     def _teach(self, state: State, maps: TeacherMaps) -> None:
-        if self.config.cross_fit and state.teacher == FIRST_TEACHER:
+        if not (self.config.cross_fit and state.teacher == FIRST_TEACHER):
+            networks, of_network = [self.network(state.teacher, state.teacher_kind)], np.zeros(len(self.patches), int)
+        else:
             # each image is shown by the teacher that has not learned from its patient
             networks = [self.network(name, "teacher") for name in HALVES]
-            of_first = set(self._half(0).tolist())
-            chosen = [1 if index in of_first else 0 for index in range(len(self.patches))]
-        else:
-            networks, chosen = [self.network(state.teacher, state.teacher_kind)], [0] * len(self.patches)
+            of_network = np.isin(np.arange(len(self.patches)), self._half(0)).astype(int)
         with on_device(networks[0]) as device, on_device(networks[-1]), torch.inference_mode():
 
-            def teach(images_BCHW: Tensor, index: int) -> Tensor:
-                return averaged(networks[chosen[index]], images_BCHW.to(device), self.config.tta)
+            def teach(images_BCHW: Tensor, indices: Sequence[int]) -> Tensor:
+                all_shown = [averaged(network, images_BCHW.to(device), self.config.tta) for network in networks]
+                return torch.stack([all_shown[of_network[index]][row] for row, index in enumerate(indices)])
 
             maps.write(self.patches, teach)
 
