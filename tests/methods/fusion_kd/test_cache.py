@@ -34,7 +34,7 @@ def test_positives_have_the_last_maps_and_negatives_zeros(patches: WeakPatches, 
     maps = maps_in(tmp_path / "maps")
     maps.write(patches, ramp)
     taught = TaughtPatches(patches, maps)
-    expected = (ramp(torch.zeros(1, 3, 32, 32), 0)[0, -1:] * 255).round()
+    expected = (ramp(torch.zeros(1, 3, 32, 32), [0])[0, -1:] * 255).round()
     for index, is_positive in enumerate(IS_POSITIVE):
         image_CHW, label_C, kept_Shw = taught[index]
         assert torch.equal(image_CHW, patches[index][0])
