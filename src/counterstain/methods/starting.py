@@ -4,11 +4,13 @@ Does not know: how a method learns.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from counterstain.errors import InputError
 from counterstain.methods.base import Method
 from counterstain.models.backbones import Backbone
+from counterstain.models.mil import MIL_NETWORKS
 
 FITTING = {
     "wide_resnet38": "ilsvrc-cls_rna-a1_cls1000_ep-0001.params or res38_cls.pth",
@@ -25,17 +27,29 @@ FITTING = {
 def weights_notes(config: Any) -> tuple[str, ...]:
     """A sentence for each backbone of a method's settings that has published weights and was given none."""
     notes = []
-    for stage in ("", "second_"):
-        name, weights = getattr(config, f"{stage}backbone", None), getattr(config, f"{stage}weights", None)
-        flag = f"--{stage}weights".replace("_", "-")
-        if str(name).startswith("timm:") and weights is None:
+    for name, weights, flag in _given(config):
+        if weights is not None:
+            continue
+        if name.startswith("timm:"):
             notes.append(f"{name} was given no pretrained weights and starts at random: pass {flag} FILE.")
-        if name in FITTING and weights is None:
+        if name in FITTING:
             notes.append(
                 f"{name} was given no pretrained weights and starts at random. Published figures need ImageNet's: pass "
                 f"{flag} FILE ({FITTING[name]}; docs/models.md)."
             )
     return tuple(notes)
+
+
+def _given(config: Any) -> Iterator[tuple[str, Any, str]]:
+    """Backbones of a method's settings, each with its weights and the flag that names them."""
+    for stage in ("", "second_"):
+        name = getattr(config, f"{stage}backbone", None)
+        if name is not None:
+            yield name, getattr(config, f"{stage}weights", None), f"--{stage}weights".replace("_", "-")
+    if hasattr(config, "weights_of_student"):
+        yield MIL_NETWORKS[config.teacher].backbone, config.weights, "--weights"
+        if config.student != config.teacher:
+            yield MIL_NETWORKS[config.student].backbone, config.weights_of_student, "--student-weights"
 
 
 def refuse_small_images(method: Method) -> None:
@@ -50,6 +64,6 @@ def refuse_small_images(method: Method) -> None:
     stride, scale, tile_px = backbone.strides[-1], getattr(method.config, "scale", 1.0), method.input.tile_px
     if math.ceil(tile_px * scale / stride) < 2:
         raise InputError(
-            f"Training images of {tile_px} px were given, and the deepest features of {method.config.backbone} have one "
-            f"cell for {stride} px: nothing could be found in them. Give images of more than {stride / scale:g} px."
+            f"Training images of {tile_px} px were given, and the network's deepest features have one cell for {stride} "
+            f"px: nothing could be found in them. Give images of more than {stride / scale:g} px."
         )
