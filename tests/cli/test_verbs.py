@@ -113,6 +113,12 @@ def test_models_show_counts_the_published_network(capsys: pytest.CaptureFixture[
     assert found["gmac"] == pytest.approx(100.24, rel=1e-3)
 
 
+def test_a_method_of_two_classes_is_shown_with_two(capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = answer(capsys, "models", "show", "fusion_kd")
+    assert code == OK
+    assert found["parameters"] == 1_738_243
+
+
 def test_models_list_and_runs_can_be_looked_at(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, listed = answer(capsys, "models", "list")
     assert "paper" in listed["methods"]["sshr"]["presets"]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 app = App(name="models", help="List, describe, import and tune models.", help_format="markdown")
 
+_USUAL_CLASSES = 4  # of a method that takes any number
+
 
 @app.command(name="list")
 def list_models(*, json: bool = False) -> int:
@@ -57,7 +59,7 @@ def show(
     /,
     *,
     preset: str | None = None,
-    num_classes: int = 4,
+    num_classes: int | None = None,
     size_px: int = 224,
     json: bool = False,
 ) -> int:
@@ -66,7 +68,7 @@ def show(
     Args:
         name: A method, or the folder of a run.
         preset: The settings of the method; its published ones by default.
-        num_classes: How many classes its heads have.
+        num_classes: How many classes its heads have; as many as it must, or 4.
         size_px: Width and height of the image that operations are counted for.
         json: Answer as JSON.
     """
@@ -220,7 +222,7 @@ def _show_imported(published: "Published", run: Path) -> None:
     log.say(f"Written to {run}, which was not trained here. Next: counterstain predict {run} SLIDE --out OUT")
 
 
-def _method(name: str, preset: str | None, num_classes: int, size_px: int) -> dict[str, Any]:
+def _method(name: str, preset: str | None, num_classes: int | None, size_px: int) -> dict[str, Any]:
     import torch
 
     from counterstain.errors import UnknownNameError
@@ -234,7 +236,9 @@ def _method(name: str, preset: str | None, num_classes: int, size_px: int) -> di
     if preset not in method.presets:
         raise UnknownNameError("preset", preset, method.presets)
     config = method.presets[preset]
-    classes = Classes(tuple(f"class {index}" for index in range(num_classes)), ((0, 0, 0),) * num_classes)
+    number = num_classes or method.num_classes or _USUAL_CLASSES
+    names = tuple(f"class {index}" for index in range(number))
+    classes = Classes(names, ((0, 0, 0),) * number, names[0])
     with torch.device("meta"):
         network = method(config, classes, InputSpec(size_px, 0, None)).network
     return {"method": name, "preset": preset, **_costs(network, size_px), "settings": to_tree(config)}

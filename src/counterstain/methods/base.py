@@ -50,6 +50,9 @@ class Method(ABC):
     presets: ClassVar[Mapping[str, Any]]
     """Configs by name; the first is the published one, after the released code where the paper is silent."""
 
+    num_classes: ClassVar[int | None] = None
+    """How many classes its data must have; None takes any number."""
+
     config: Any
     classes: Classes
     input: InputSpec

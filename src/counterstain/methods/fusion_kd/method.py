@@ -60,6 +60,7 @@ class FusionKD(DenseMethod):
     name: ClassVar[str] = "fusion_kd"
     config_type: ClassVar[type[FusionKDConfig]] = FusionKDConfig
     presets: ClassVar[dict[str, FusionKDConfig]] = PRESETS
+    num_classes: ClassVar[int | None] = 2
 
     def __init__(self, config: FusionKDConfig, classes: Classes, input: InputSpec, kind: Kind = "teacher") -> None:
         self.config, self.classes, self.input, self.kind = config, classes, input, kind
