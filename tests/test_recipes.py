@@ -1,3 +1,4 @@
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -6,10 +7,10 @@ import pytest
 
 from counterstain.errors import MissingExtraError, MissingFileError, UnknownNameError
 from counterstain.layouts import LAYOUTS
-from counterstain.methods import find_method
+from counterstain.methods import METHODS, find_method
 from counterstain.models.backbones import build_backbone
 from counterstain.recipes import RECIPES, find_config, recipe
-from counterstain.settings import build, read_toml
+from counterstain.settings import build, read_toml, to_tree
 from counterstain.training import TrainSettings
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +50,14 @@ def test_a_recipe_says_what_differs_from_its_preset_alone(name: str) -> None:
     config = asdict(config_of(name))
     assert all(config[key] != preset[key] for key in tree.get("settings", {}) if "preset" in tree)
     assert tree.get("data", {}).get("layout") in (None, *LAYOUTS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_preset_survives_a_toml_file(method: str) -> None:
+    config_type, presets = METHODS[method].config_type, METHODS[method].presets
+    again = {name: build(config_type, to_tree(preset)) for name, preset in presets.items()}
+    as_text = [{name: json.dumps(asdict(one), default=str) for name, one in each.items()} for each in (again, presets)]
+    assert as_text[0] == as_text[1]  # as text, for options in lists are as good as in tuples
 
 
 def test_every_recipe_says_what_it_reproduces() -> None:
