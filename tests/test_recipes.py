@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from counterstain.data.cutting import PRESETS
+from counterstain.data.patches import LAYOUT_NAMES
 from counterstain.errors import MissingExtraError, MissingFileError, UnknownNameError
-from counterstain.layouts import LAYOUTS
-from counterstain.methods import METHODS, find_method
+from counterstain.losses import ratio_needed
+from counterstain.methods import METHODS, FusionKD, FusionKDConfig, find_method
 from counterstain.models.backbones import build_backbone
+from counterstain.models.mil import build_mil
 from counterstain.recipes import RECIPES, find_config, recipe
 from counterstain.settings import build, read_toml, to_tree
 from counterstain.training import TrainSettings
@@ -26,8 +29,11 @@ def config_of(name: str) -> Any:
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_builds_its_method_s_settings(name: str) -> None:
     config = config_of(name)
-    backbone = build_backbone(config.backbone, **config.backbone_options)
-    assert len(backbone.channels) == 4
+    if isinstance(config, FusionKDConfig):
+        assert build_mil(config.teacher, config.teacher_options).fusion == (0.3, 0.3, 0.4)
+        assert build_mil(config.student, config.student_options).fusion == (0.3, 0.3, 0.4)
+    else:
+        assert len(build_backbone(config.backbone, **config.backbone_options).channels) == 4
     assert build(TrainSettings, read_toml(recipe(name)).get("training", {})).epochs >= 1
 
 
@@ -49,7 +55,15 @@ def test_a_recipe_says_what_differs_from_its_preset_alone(name: str) -> None:
     preset = asdict(method.presets[tree["preset"]] if "preset" in tree else method.config_type())
     config = asdict(config_of(name))
     assert all(config[key] != preset[key] for key in tree.get("settings", {}) if "preset" in tree)
-    assert tree.get("data", {}).get("layout") in (None, *LAYOUTS)
+    assert tree.get("data", {}).get("layout") in (None, *LAYOUT_NAMES)
+
+
+def test_the_released_training_is_repeated_and_the_recommended_one_has_enough_negatives() -> None:
+    released = [config_of("camelyon16_fusion_kd"), config_of("digestpath_fusion_kd")]
+    assert released == [FusionKD.presets["legacy"]] * 2
+    robust = config_of("camelyon16_fusion_kd_robust")
+    assert robust.area_fraction == PRESETS["camelyon16_p512"].min_fraction
+    assert robust.neg_pos_ratio >= ratio_needed(robust.area_fraction)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -63,7 +77,7 @@ def test_every_preset_survives_a_toml_file(method: str) -> None:
 def test_every_recipe_says_what_it_reproduces() -> None:
     for path in RECIPES.values():
         head = path.read_text(encoding="utf-8").split("method =")[0]
-        assert "mean IoU" in head, f"{path.name}: expected figure"
+        assert "mean IoU" in head or "Expected F1" in head, f"{path.name}: expected figure"
         assert "minutes" in head, f"{path.name}: expected time"
         assert "docs/" in head or "arXiv" in head, f"{path.name}: source"
 
