@@ -44,6 +44,14 @@ def test_without_a_config_the_run_must_be_named(patches: Path, capsys: pytest.Ca
     assert "No run folder was given" in capsys.readouterr().err
 
 
+def test_patches_that_are_resized_to_learn_from_alone_are_told(
+    patches: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # so small that nothing is trained
+    assert run(["train", "out", "--data", str(patches), "--preset", "small", "--tile-px", "4", *TINY]) == WRONG_USE
+    assert "are resized to 4 px to learn from, but maps are made at their own resolution" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -29,7 +29,9 @@ def build_app(arguments: list[str]) -> App:
         ("export", "Write a finished map for other tools."),
     ):
         app.command(f"counterstain.cli.{verb}:{verb}", name=verb, help=summary)
-    app.command("counterstain.cli.synth:app", name="synth", help="Write synthetic histology: patches, slides, cohorts.")
+    app.command(
+        "counterstain.cli.synth:app", name="synth", help="Write synthetic histology: patches, tumours, slides, cohorts."
+    )
     app.command("counterstain.cli.models:app", name="models", help="List, describe, import and tune models.")
     app.command(train_app(arguments))
     return app

@@ -12,7 +12,9 @@ from counterstain import log
 from counterstain.cli import OK
 from counterstain.cli.flags import given, optional_twin
 
-app = App(name="synth", help="Write synthetic histology: patches, tumour sets, slides, cohorts.", help_format="markdown")
+app = App(
+    name="synth", help="Write synthetic histology: patches, tumour sets, slides, cohorts.", help_format="markdown"
+)
 
 
 @app.command

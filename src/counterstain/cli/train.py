@@ -99,20 +99,23 @@ def _verb(method_name: str) -> Any:
         """Learn from a dataset of weakly labelled patches.
 
         Interrupted or killed and called again, training goes on from its last finished epoch and ends with the same
-        weights. Masks of the validation split choose presence thresholds; no mask is read for anything else.
+        weights. No mask of a training patch is ever read. Masks of the validation split choose presence thresholds, and
+        with fusion_kd which network is kept, if its selector is one that reads them.
 
         Args:
             run: The run folder to write, or to go on with; with --config it may be left out and is runs/NAME OF THE CONFIG.
             data: The dataset's folder.
-            layout: How the folder is laid out: luad_histoseg, bcss_wsss, wsss4luad or table; told from its content where
-                that leaves no doubt.
+            layout: How the folder is laid out: luad_histoseg, bcss_wsss, wsss4luad, table, or with tumour and no tumour
+                alone pos_neg_gt or digestpath; told from its content where that leaves no doubt.
             config: A TOML file (method, preset, and tables settings, training, data), or the name of a recipe, like
                 luad_sshr: see docs/recipes.md. Flags win over it.
-            preset: Settings by name: paper, corrected or small for sshr, mlps and others for multi_stage (see `counterstain
-                models list`).
-            method: Which method learns.
+            preset: Settings by name: paper, corrected or small for sshr; paper, legacy, robust or small for fusion_kd; mlps
+                and others for multi_stage (see `counterstain models list`).
+            method: Which method learns: sshr, multi_stage, or fusion_kd where patches say tumour or no tumour. It decides
+                which flags there are.
             mpp: Microns per pixel of the patches, where the dataset does not say.
             tile_px: Width and height of the patches as the model will see them on slides; told from the first patch.
+                Patches of another size are resized to learn from, and not to be scored or mapped.
             settings: Of the method.
             training: How long and on what.
             json: Answer as JSON.
@@ -258,6 +261,11 @@ def _tile_px(job: _Job, data: "PatchDataset") -> int:
     tile_px: int = job.source.get("tile_px", min(first.width, first.height))
     if tile_px < 1:
         raise InputError(f"--tile-px was given as {tile_px}; it must be at least 1.")
+    if tile_px != min(first.width, first.height):
+        log.say(
+            f"Note: patches of {first.width} x {first.height} px are resized to {tile_px} px to learn from, but maps "
+            "are made at their own resolution. Resize the patches themselves if scores are to be of what was learned."
+        )
     return tile_px
 
 
