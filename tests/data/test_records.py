@@ -45,3 +45,30 @@ def test_excluded_pixels_get_the_ignore_index_or_255(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((1, 2), np.uint8)).save(tmp_path / "e.png")
     with pytest.raises(InputError, match="both must agree"):
         dataset.read_mask(record)
+
+
+@pytest.mark.parametrize("background", ["a", "b"])
+def test_a_label_and_a_mask_that_contradict_each_other_are_refused(tmp_path: Path, background: str) -> None:
+    """What can't be told from a mask that was read wrongly must not be scored as an image without tumour."""
+    classes = Classes(("a", "b"), ((1, 1, 1), (2, 2, 2)), background)
+    dataset = PatchDataset("x", classes, 255, None, white_is_background=False)
+    empty, sought = (0, 1) if background == "a" else (1, 0)
+    values = {"empty": [empty] * 4, "some": [empty, sought, empty, empty], "unsure": [empty, 255, empty, empty]}
+    masks = {name: tmp_path / f"{name}.png" for name in values}
+    for name, path in masks.items():
+        Image.fromarray(np.array([values[name]], np.uint8)).save(path)
+    positive: tuple[int, ...] = (0, 1) if sought == 1 else (1, 0)
+    negative = positive[::-1]
+
+    def read(label: tuple[int, ...] | None, name: str, data: PatchDataset = dataset) -> None:
+        assert data.read_mask(PatchRecord(tmp_path / "i.png", label, "P", masks[name])).tolist() == [values[name]]
+
+    for label, name in ((positive, "empty"), (negative, "some")):
+        with pytest.raises(InputError, match=rf"i.png' is labelled .*{name}.png' reads as"):
+            read(label, name)
+        read(label, name, replace(dataset, classes=replace(classes, background=None)))
+    for label, name in ((positive, "some"), (positive, "unsure"), (negative, "empty"), (negative, "unsure")):
+        read(label, name)
+    for name in values:
+        read((1, 1), name)
+        read(None, name)

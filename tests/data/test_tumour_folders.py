@@ -18,6 +18,7 @@ from counterstain.data import (
     open_patches,
     refuse_shared_patients,
 )
+from counterstain.data.images import read_binary_mask
 from counterstain.errors import InputError, LabelError, MissingFileError, SplitError, UnknownNameError
 from counterstain.testing.datasets import FakeDataset, write_digestpath, write_pos_neg_gt
 
@@ -180,6 +181,30 @@ def test_masks_of_indices_or_with_transparency_are_refused_where_white_is_expect
     Image.new("RGBA", (40, 40), (255, 255, 255, 0)).save(path)
     with pytest.raises(InputError, match="transparent"):
         dataset.read_mask(record)
+
+
+@pytest.mark.parametrize("brightest", [0, 1, 100])
+def test_a_positive_whose_jpeg_mask_is_not_in_black_and_white_is_no_negative(tmp_path: Path, brightest: int) -> None:
+    write_pos_neg_gt(tmp_path, 1)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[8:24, 8:24] = brightest
+    Image.fromarray(mask).save(tmp_path / "test" / "gt" / "test_pos_0.jpg")
+    dataset = open_patches(tmp_path)
+    record = next(record for record in dataset.test if record.mask)
+    says = "no pixel brighter" if brightest == 100 else "labelled tumour, and no pixel of its mask"
+    with pytest.raises(InputError, match=rf"test_pos_0.jpg.*{says}|{says}.*test_pos_0.jpg"):
+        dataset.read_mask(record)
+    Image.new("L", (40, 40), 20).save(tmp_path / "black.jpg")
+    assert not read_binary_mask(tmp_path / "black.jpg", "white").any()
+
+
+def test_two_masks_of_one_image_are_refused(tmp_path: Path) -> None:
+    write_pos_neg_gt(tmp_path, 1)
+    Image.new("L", (40, 40), 255).save(tmp_path / "test" / "gt" / "test_pos_0.png")
+    with pytest.raises(InputError, match=r"suffix alone(.|\n)*test_pos_0"):
+        open_patches(tmp_path)
+    (tmp_path / "test" / "gt" / "test_pos_0.png").rename(tmp_path / "train" / "gt" / "train_pos_0.png")
+    assert open_patches(tmp_path).train  # nobody looks at the masks of training images
 
 
 def test_a_table_beside_the_folders_says_whose_tissue_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

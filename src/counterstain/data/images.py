@@ -34,6 +34,7 @@ where a pixel is not 0 or where it is nearer white than black."""
 
 _MOST_PIXELS = 1 << 29  # of a patch; the largest of DigestPath2019 has 22701 x 19314, which Pillow takes for an attack
 _GREY = 127  # masks saved as JPEG hold all greys: above it they meant white
+_SMEARED = 32  # a JPEG whose brightest grey is below is black all over
 _PILLOW = threading.Lock()
 
 _UNREADABLE = (
@@ -216,7 +217,9 @@ def _where_white(path: Path, image: Image.Image) -> Mask:
     channels = np.array(image.convert("RGB"))
     sums = channels.sum(axis=-1, dtype=np.uint16)
     brightest = int(sums.max()) / 3
-    if image.format != "JPEG" and 0 < brightest <= _GREY:
+    # JPEG smears black a little; a lossless file has no such excuse.
+    least = _SMEARED if image.format == "JPEG" else 0
+    if least < brightest <= _GREY:
         raise InputError(
             f"Mask '{path}' holds no pixel brighter than {brightest:.0f}; black and white (255) was expected. If it holds "
             "class indices, give the dataset as a table."

@@ -122,9 +122,11 @@ class PatchDataset:
             ignore index excludes pixels by a file of their own.
 
         Raises:
-            InputError: When the record has no truth, or its mask holds other values, or it can't be decoded.
+            InputError: When the record has no truth, or its mask holds other values, or it can't be decoded; with two
+                classes, one of them the background, when label and mask contradict each other.
         """
         mask = self._file_mask(record.mask) if record.mask is not None else self._empty_mask(record)
+        self._refuse_contradiction(record, mask)
         if record.exclude is not None:
             excluded = read_flags(record.exclude)
             if excluded.shape != mask.shape:
@@ -141,6 +143,21 @@ class PatchDataset:
         index_of[:2] = self._background, 1 - self._background
         mask: Mask = index_of[read_binary_mask(path, self.mask_reading, self.ignore_index)]
         return mask
+
+    def _refuse_contradiction(self, record: PatchRecord, mask: Mask) -> None:
+        """A mask that was read wrongly reads as empty, and its image would be scored as one without tumour."""
+        if record.label is None or sum(record.label) != 1 or len(self.classes) != 2 or self.classes.background is None:
+            return
+        sought = 1 - self._background
+        is_there, is_said = bool((mask == sought).any()), record.label[sought] == 1
+        # What is said to be there may lie where scoring leaves pixels out.
+        if is_there == is_said or (is_said and (mask != self._background).any()):
+            return
+        said, name = self.classes.names[record.label.index(1)], self.classes.names[sought]
+        raise InputError(
+            f"'{record.image}' is labelled {said}, and {'a' if is_there else 'no'} pixel of its mask '{record.mask}' reads "
+            f"as {name}. Correct label or mask, or save the mask as the layout wants it."
+        )
 
     def _empty_mask(self, record: PatchRecord) -> Mask:
         if not record.is_empty:

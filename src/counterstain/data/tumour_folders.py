@@ -108,7 +108,7 @@ def _split_records(split: str, parent: Path) -> tuple[PatchRecord, ...]:
     if not any(images.values()):
         raise InputError(f"'{parent}' has no images in {_POSITIVE} or {_NEGATIVE}. Add them, or remove the folder.")
     # Masks of training images are never looked for, so that an incomplete or misnamed one is no reason to refuse them.
-    masks = {} if split == "train" else _pair(images[_POSITIVE], image_files(parent / _TRUTH), parent / _TRUTH)
+    masks = {} if split == "train" else _masks(images[_POSITIVE], parent / _TRUTH)
     records = [
         PatchRecord(image, _POSITIVE_LABEL, f"{split}/{_POSITIVE}/{image.stem}", masks.get(image))
         for image in images[_POSITIVE]
@@ -120,6 +120,12 @@ def _split_records(split: str, parent: Path) -> tuple[PatchRecord, ...]:
     if split != "train":
         _refuse_unmasked(records, f"'{parent / _TRUTH}'")
     return tuple(records)
+
+
+def _masks(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    files = image_files(folder)
+    refuse_twins(folder, files)
+    return _pair(images, files, folder)
 
 
 def _read_digestpath(folder: Path, fractions: Fractions, seed: int) -> PatchDataset:
