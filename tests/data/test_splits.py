@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from counterstain.data import PatchRecord, refuse_shared_patients, split_by_patient, split_patients
+from counterstain.data.records import SPLITS
 from counterstain.errors import SplitError
 
 Make = Callable[..., tuple[PatchRecord, ...]]
@@ -38,6 +39,16 @@ def test_the_same_seed_gives_the_same_split_and_another_seed_another(records: Ma
 def test_a_split_of_fraction_0_stays_empty(records: Make) -> None:
     splits = split_by_patient(records(4), (0.5, 0.0, 0.5))
     assert [len(part) for part in splits.values()] == [4, 0, 4]
+
+
+@given(st.integers(4, 80), st.sampled_from([(0.5, 0.5, 0.0), (0.3, 0.7, 0.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)]))
+def test_what_rounding_leaves_over_goes_to_the_last_split_that_was_asked_for(
+    patients: int, fractions: tuple[float, float, float]
+) -> None:
+    """5 patients in halves are 2 and 2 by rounding: the fifth was in a test split that nobody had asked for."""
+    places = split_patients((f"P{number}" for number in range(patients)), fractions)
+    assert len(places) == patients
+    assert set(places.values()) == {name for name, share in zip(SPLITS, fractions, strict=True) if share > 0}
 
 
 @pytest.mark.parametrize("fractions", [(0.6, 0.2, 0.3), (1.2, -0.1, -0.1), (0.0, 0.0, 0.0)])

@@ -19,12 +19,19 @@ Fractions = tuple[float, float, float]
 FRACTIONS: Fractions = (0.6, 0.2, 0.2)
 """Of the patients in train, val and test, where nothing else is said."""
 
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What tables call the splits, in lower case."""
+
 
 def split_patients(patients: Iterable[str], fractions: Fractions = FRACTIONS, seed: int = 0) -> dict[str, str]:
     """The split of each patient.
 
     Patients are sorted, shuffled by `numpy.random.default_rng(seed)`, and cut after the first round(train * n) and the
-    next round(val * n); the rest is test.
+    next round(val * n); the rest is test, or of the last split whose fraction is above 0.
 
     Args:
         patients: In any order, repeated or not.
@@ -42,6 +49,8 @@ def split_patients(patients: Iterable[str], fractions: Fractions = FRACTIONS, se
     np.random.default_rng(seed).shuffle(shuffled)
     cut = round(fractions[0] * len(shuffled))
     second = cut + round(fractions[1] * len(shuffled))
+    if not fractions[2]:  # rounding may leave patients over, and they belong to a split that was asked for
+        cut, second = (cut if fractions[1] else len(shuffled)), len(shuffled)
     parts = (shuffled[:cut], shuffled[cut:second], shuffled[second:])
     empty = [name for name, part, share in zip(SPLITS, parts, fractions, strict=True) if share > 0 and not part]
     if empty:

@@ -18,7 +18,7 @@ from typing import Any
 from counterstain.data.labels import Label
 from counterstain.data.records import SPLITS, PatchDataset, PatchRecord
 from counterstain.data.rows import Row, Rows, read_rows
-from counterstain.data.splits import FRACTIONS, Fractions, refuse_shared_patients, split_by_patient
+from counterstain.data.splits import FRACTIONS, SPLIT_WORDS, Fractions, refuse_shared_patients, split_by_patient
 from counterstain.data.tumour import NORMAL, is_positive, tumour_class, tumour_classes
 from counterstain.errors import InputError, LabelError, MissingFileError, SplitError, UnknownNameError, listed
 from counterstain.files import read_json
@@ -29,15 +29,6 @@ TABLE = "labels.csv"
 CLASS_FILES = ("classes.toml", "classes.json")
 
 _RESERVED = ("image", "split", "patient", "mask", "mpp", "label")
-_SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 _DIGITS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}  # spreadsheets and pandas write whole numbers as 1.0
 _SEPARATOR = ";"
 
@@ -341,11 +332,11 @@ def _splits_of(table: Rows) -> list[str] | None:
         return None
     words = [row.cells[column].lower() for row in table.rows]
     bad = [
-        f"line {r.line}: {r.cells[column]!r}" for r, w in zip(table.rows, words, strict=True) if w not in _SPLIT_WORDS
+        f"line {r.line}: {r.cells[column]!r}" for r, w in zip(table.rows, words, strict=True) if w not in SPLIT_WORDS
     ]
     if bad:
         raise InputError(listed(f"'{table.path}' has splits other than train, val and test:", bad))
-    return [_SPLIT_WORDS[word] for word in words]
+    return [SPLIT_WORDS[word] for word in words]
 
 
 def _paths(table: Rows, column: str | None) -> list[Path | None]:
