@@ -5,7 +5,8 @@ import pytest
 import shapely
 from shapely import Polygon
 
-from counterstain.data.annotations import Groups, TumourAreas, read_asap
+from counterstain.data.annotations import CAMELYON_GROUPS, Groups, TumourAreas, read_asap
+from counterstain.data.cutting import PRESETS
 from counterstain.errors import InputError, MissingFileError
 from counterstain.geometry import Frame, Point, Size
 from counterstain.testing.slide_cohorts import DRAWN, write_asap
@@ -77,9 +78,19 @@ def test_an_unknown_group_is_refused_with_the_known_ones(tmp_path: Path) -> None
         Groups(("a",), ("a",))
 
 
+def test_an_area_of_no_group_is_a_hole_to_camelyon_alone(tmp_path: Path) -> None:
+    path = write_asap(tmp_path / "a.xml", (DRAWN[0], ("None", DRAWN[1][1])))
+    with pytest.raises(InputError, match=r"a.xml.*'None'.*--hole-groups"):
+        read_asap(path)
+    areas = read_asap(path, CAMELYON_GROUPS)
+    assert (len(areas.tumour), len(areas.holes)) == (1, 1)
+    assert "None" in PRESETS["camelyon16_p512"].hole_groups
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("<A><Annotation><Coordinate X='1' Y='1'/></Annotation></A>", "doesn't say its group"),
         ("", "no whole XML"),
         ("<A><Annotation PartOfGroup='_0'>", "no whole XML"),
         ("<A></A>", "holds no annotation"),

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from counterstain.data.camelyon16 import EXCLUSIONS, SlideName, parse_name, read_reference
+from counterstain.data.camelyon16 import EXCLUSIONS, PARTLY_DRAWN, SlideName, parse_name, read_reference
 from counterstain.errors import InputError
 
 
@@ -26,3 +26,19 @@ def test_the_reference_labels_test_slides_with_or_without_a_header(tmp_path: Pat
     (tmp_path / "reference.csv").write_text("a,b\n")
     with pytest.raises(InputError, match="labels no slide"):
         read_reference(tmp_path / "reference.csv")
+
+
+def test_a_reference_that_can_t_be_read_is_refused_with_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "reference.csv"
+    path.write_text("test_001,Normal\ntest_002,Tumour?,IDC\ntest_003\n")
+    with pytest.raises(InputError, match=r"neither Tumor nor Normal(.|\n)*test_002,Tumour\?(.|\n)*test_003"):
+        read_reference(path)
+    path.write_bytes("test_001,Normal,Größe\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"reference.csv' is no text in UTF-8"):
+        read_reference(path)
+
+
+def test_every_slide_drawn_in_part_is_a_tumour_slide_of_the_training_set() -> None:
+    names = [parse_name(name) for name in PARTLY_DRAWN]
+    assert all(name is not None and name.is_tumour and name.split is None for name in names)
+    assert len(set(PARTLY_DRAWN)) == 13

@@ -44,7 +44,7 @@ class Groups:
     """
 
     tumour: tuple[str, ...] = ("_0", "_1", "Tumor", "metastases")
-    holes: tuple[str, ...] = ("_2", "Exclusion", "None", "normal")
+    holes: tuple[str, ...] = ("_2", "Exclusion", "normal")
 
     def __post_init__(self) -> None:
         both = sorted(set(self.tumour) & set(self.holes))
@@ -67,7 +67,10 @@ class Groups:
         raise UnknownNameError("annotation group", name, (*self.tumour, *self.holes))
 
 
-CAMELYON_GROUPS = Groups()
+GROUPS = Groups()
+"""The groups that are known without being named. ASAP's "None", an area that nobody put into a group, is none of them."""
+
+CAMELYON_GROUPS = Groups(holes=(*GROUPS.holes, "None"))
 """The groups in the files of Camelyon16 ("_0", "_1" and "_2"; "Tumor", "Exclusion" and "None" in some) and of Camelyon17.
 
 Source: the conversion example on the challenge's data page for the numbered groups and Camelyon17's; public readers of both
@@ -107,6 +110,11 @@ class TumourAreas:
         """Whether a tumour polygon reaches into a level-0 box, or up to its edge."""
         return bool(_near(self._tumour_tree, _square(box)))
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether no area of any kind was drawn."""
+        return not self.tumour and not self.holes
+
     @cached_property
     def _tumour_tree(self) -> STRtree:
         return _tree(self.tumour)
@@ -116,7 +124,7 @@ class TumourAreas:
         return _tree(self.holes)
 
 
-def read_asap(path: Path, groups: Groups = CAMELYON_GROUPS) -> TumourAreas:
+def read_asap(path: Path, groups: Groups = GROUPS) -> TumourAreas:
     """Reads an annotation file of ASAP.
 
     Args:
@@ -128,8 +136,8 @@ def read_asap(path: Path, groups: Groups = CAMELYON_GROUPS) -> TumourAreas:
 
     Raises:
         MissingFileError: When it is not there.
-        InputError: When it is no such file, holds no annotation at all, or one that encloses nothing by its type, or a
-            coordinate that is no number.
+        InputError: When it is no such file, holds no annotation at all, or one without a group or that encloses nothing by
+            its type, or a coordinate that is no number.
         UnknownNameError: When an annotation is of a group that `groups` does not know: nobody but you can say whether it
             is tumour.
     """
@@ -153,8 +161,11 @@ def read_asap(path: Path, groups: Groups = CAMELYON_GROUPS) -> TumourAreas:
 
 
 def _kind(element: ElementTree.Element, groups: Groups, path: Path) -> str:
+    name = element.get("PartOfGroup")
+    if name is None:
+        raise InputError(f"'{path}' has an annotation that doesn't say its group. Export it from ASAP again.")
     try:
-        return groups.of(element.get("PartOfGroup", "None"))
+        return groups.of(name)
     except UnknownNameError as error:
         raise InputError(
             f"'{path}': {error} Say what it stands for with --tumour-groups or --hole-groups, which replace the known ones."

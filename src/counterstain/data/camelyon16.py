@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from counterstain.errors import InputError
+from counterstain.errors import InputError, listed
 
 EXCLUSIONS: dict[str, str] = {
     "test_049": "a duplicate of another slide; withdrawn (the release's read-me file)",
@@ -25,6 +25,14 @@ EXCLUSIONS: dict[str, str] = {
     "normal_144": "reported as wrongly labelled normal (arXiv 1703.02442)",
 }
 """Slides that are left out unless they are asked for, with the reason."""
+
+PARTLY_DRAWN: tuple[str, ...] = tuple(
+    f"tumor_{number:03}" for number in (15, 18, 20, 29, 33, 44, 46, 51, 54, 55, 79, 92, 95)
+)
+"""Training slides on which some tumour was not drawn.
+
+Source: public scripts for the set, which take the list from the release's read-me file; we have not seen that ourselves.
+"""
 
 _NAME = re.compile(r"(tumor|normal|test)_(\d{3})", re.IGNORECASE)
 _WORDS = {"tumor": True, "tumour": True, "normal": False}
@@ -60,13 +68,25 @@ def read_reference(path: Path) -> dict[str, bool]:
     """Whether each slide of the test set holds tumour, as `reference.csv` says: `test_001,Tumor,IDC,Macro`.
 
     Raises:
-        InputError: When no row says it.
+        InputError: When no row says it, or a slide's row says something else, or it is no text in UTF-8.
     """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"'{path}' is no text in UTF-8. Save it as such.") from error
     labels: dict[str, bool] = {}
-    for cells in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()):
-        name = parse_name(Path(cells[0].strip()).stem) if len(cells) > 1 else None
-        if name is not None and cells[1].strip().lower() in _WORDS:
-            labels[name.name] = _WORDS[cells[1].strip().lower()]
+    foreign = []
+    for cells in csv.reader(text.splitlines()):
+        name = parse_name(Path(cells[0].strip()).stem) if cells else None
+        if name is None:
+            continue
+        word = cells[1].strip().lower() if len(cells) > 1 else ""
+        if word in _WORDS:
+            labels[name.name] = _WORDS[word]
+        else:
+            foreign.append(",".join(cells))
+    if foreign:
+        raise InputError(listed(f"'{path}' has rows that say neither Tumor nor Normal of their slide:", foreign))
     if not labels:
         raise InputError(f"'{path}' labels no slide; rows such as test_001,Tumor,IDC,Macro were expected.")
     return labels

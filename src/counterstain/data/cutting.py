@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from counterstain.data.annotations import CAMELYON_GROUPS, Groups, TumourAreas
+from counterstain.data import camelyon16
+from counterstain.data.annotations import CAMELYON_GROUPS, GROUPS, Groups, TumourAreas
 from counterstain.data.records import SPLITS
 from counterstain.data.splits import Fractions
 from counterstain.errors import InputError, UnsupportedSlideError
@@ -59,6 +60,7 @@ class CutSettings:
         fractions: Of the patients in train, val and test, where neither the table nor the cohort says.
         seed: Of all draws.
         cohort: A published cohort whose names say labels and splits: camelyon16. None where a table says them.
+        partly_drawn: Names of slides on which some tumour was not drawn: they go into train, and are never scored.
         tumour_groups: Annotation groups that stand for tumour.
         hole_groups: Annotation groups that are taken out of it.
         tissue: How tissue is found.
@@ -78,8 +80,9 @@ class CutSettings:
     fractions: Fractions = (0.8, 0.2, 0.0)
     seed: int = 0
     cohort: str | None = None
-    tumour_groups: tuple[str, ...] = CAMELYON_GROUPS.tumour
-    hole_groups: tuple[str, ...] = CAMELYON_GROUPS.holes
+    partly_drawn: tuple[str, ...] = ()
+    tumour_groups: tuple[str, ...] = GROUPS.tumour
+    hole_groups: tuple[str, ...] = GROUPS.holes
     tissue: TissueSettings = field(default_factory=TissueSettings)
 
     def __post_init__(self) -> None:
@@ -109,7 +112,11 @@ class CutSettings:
         return self.patch_px, self.patch_mpp, self.min_tissue, self.tumour_groups, self.hole_groups, self.tissue
 
 
-PRESETS: dict[str, CutSettings] = {"camelyon16_p512": CutSettings(cohort="camelyon16")}
+PRESETS: dict[str, CutSettings] = {
+    "camelyon16_p512": CutSettings(
+        cohort="camelyon16", partly_drawn=camelyon16.PARTLY_DRAWN, hole_groups=CAMELYON_GROUPS.holes
+    )
+}
 """Recipes by name."""
 
 

@@ -2,7 +2,7 @@
 
 Labels come from a cohort table, or from the names of a published cohort; a slide of unknown label is refused, since a
 forgotten annotation file would make tumour normal. Splits come from table or cohort, else whole patients are drawn, tumour
-and normal ones apart, so that every split gets both.
+and normal ones apart, so that every split gets both. A slide whose tumour is drawn in part is never scored.
 
 Does not know: pixels, polygons, patches.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from counterstain.data import camelyon16
 from counterstain.data.cohorts import CohortSlide, Dropped
 from counterstain.data.records import SPLITS
-from counterstain.data.splits import Fractions, split_patients
+from counterstain.data.splits import SPLIT_WORDS, Fractions, split_patients
 from counterstain.errors import InputError, SplitError, UnknownNameError, listed
 from counterstain.files import existing
 
@@ -58,11 +58,13 @@ class SlidePlan:
         slides: In order of their names.
         excluded: Left out for a published reason, or as no slide of the cohort.
         refused: Asked for and not usable.
+        notes: What a report on the patches has to say.
     """
 
     slides: tuple[TumourSlide, ...]
     excluded: tuple[Dropped, ...]
     refused: tuple[Dropped, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class PlanSettings:
         include: Slides that are taken although the cohort's exclusions name them.
         fractions: Of the patients of unknown split in train, val and test.
         seed: Of that split.
+        partly_drawn: Slides on which some tumour was not drawn: they go into train, where no drawing is looked at as truth.
 
     Raises:
         UnknownNameError: When the cohort is unknown, or a slide to include is excluded by nothing.
@@ -83,6 +86,7 @@ class PlanSettings:
     include: tuple[str, ...] = ()
     fractions: Fractions = (0.8, 0.2, 0.0)
     seed: int = 0
+    partly_drawn: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.cohort is not None and self.cohort not in COHORTS:
@@ -107,10 +111,10 @@ def plan_slides(entries: Sequence[CohortSlide], annotations: Path, settings: Pla
 
     Raises:
         MissingFileError: When the folder is not there.
-        InputError: When two slides or two annotation files have one name, or no slide is left.
+        InputError: When two slides have one name, there are several references, or no slide is left.
         SplitError: When a patient's slides are of two splits, or there are too few patients to split.
     """
-    by_name = _named(entries)
+    by_name = _named(entries, settings.cohort)
     drawn = _annotation_files(annotations)
     include = {name.lower() for name in settings.include}
     reasons = {name: why for name, why in settings.exclusions.items() if name not in include}
@@ -121,24 +125,45 @@ def plan_slides(entries: Sequence[CohortSlide], annotations: Path, settings: Pla
     ]
     labels = _Labels(drawn, _reference(annotations, settings), settings.cohort)
     kept: dict[str, bool] = {}
+    told: dict[str, str | None] = {}
     refused: list[Dropped] = []
-    for name in by_name:
+    for name, entry in by_name.items():
         if name.lower() in reasons or name in strangers:
             continue
         try:
-            kept[name] = labels.of(name, by_name[name])
+            told[name] = _told_split(name, entry, settings)
+            kept[name] = labels.of(name, entry)
         except InputError as error:
             refused.append(Dropped(name, str(error)))
     if not kept:
         why = [f"{one.what}: {one.reason}" for one in (*refused, *excluded)]
         raise InputError(listed("None of the slides can be cut:", why))
     patients = {name: by_name[name].patient_id or name for name in kept}
-    splits = _splits(kept, patients, by_name, settings)
+    splits = _splits(kept, patients, told, settings)
     slides = [
-        TumourSlide(name, by_name[name], kept[name], drawn.get(name.lower()), patients[name], splits[patients[name]])
+        TumourSlide(name, by_name[name], kept[name], _file(drawn, name), patients[name], splits[patients[name]])
         for name in sorted(kept)
     ]
-    return SlidePlan(tuple(slides), tuple(excluded), tuple(refused))
+    return SlidePlan(tuple(slides), tuple(excluded), tuple(refused), _notes(slides, settings))
+
+
+def _notes(slides: Sequence[TumourSlide], settings: PlanSettings) -> tuple[str, ...]:
+    unknown = [
+        one.name
+        for one in slides
+        if one.entry.patient_id is None and (settings.cohort is None or camelyon16.parse_name(one.name) is None)
+    ]
+    partly = [one.name for one in slides if _is_partly_drawn(one.name, settings)]
+    notes = []
+    if unknown:
+        notes.append(
+            f"The patients of {len(unknown)} of {len(slides)} slides are not known: each of these slides counts as a "
+            "patient of its own, so that intervals come out too narrow, and nobody can tell whether two splits share a "
+            "patient."
+        )
+    if partly:
+        notes.append(f"{len(partly)} slides said to be annotated in part are in train: {', '.join(partly)}.")
+    return tuple(notes)
 
 
 def _is_stranger(entry: CohortSlide) -> bool:
@@ -146,37 +171,54 @@ def _is_stranger(entry: CohortSlide) -> bool:
     return entry.label is None and camelyon16.parse_name(entry.path.stem) is None
 
 
-def _named(entries: Sequence[CohortSlide]) -> dict[str, CohortSlide]:
-    """Slides by their file's stem, by their whole identifier where two share it; letters, digits, `_` and `-` alone."""
+def _named(entries: Sequence[CohortSlide], cohort: str | None) -> dict[str, CohortSlide]:
+    """Slides by the name that a release gives them.
+
+    Others by their file's stem, by their whole identifier where two share it; letters, digits, `_` and `-` alone.
+    """
     stems = Counter(entry.path.stem.lower() for entry in entries)
     names: dict[str, CohortSlide] = {}
     for entry in entries:
+        known = camelyon16.parse_name(entry.path.stem) if cohort is not None else None
         is_unique = stems[entry.path.stem.lower()] == 1
-        name = re.sub(r"[^A-Za-z0-9_-]", "_", entry.path.stem if is_unique else entry.slide_id)
+        called = known.name if known is not None else entry.path.stem if is_unique else entry.slide_id
+        name = re.sub(r"[^A-Za-z0-9_-]", "_", called)
         if name in names:
-            raise InputError(
-                f"'{names[name].path}' and '{entry.path}' would both be called {name}. Rename one of them."
-            )
+            remedy = "Rename one of them" if known is None else f"{cohort} has one slide of that name: keep one of them"
+            raise InputError(f"'{names[name].path}' and '{entry.path}' would both be called {name}. {remedy}.")
         names[name] = entry
     return dict(sorted(names.items()))
 
 
-def _annotation_files(folder: Path) -> dict[str, Path]:
+def _annotation_files(folder: Path) -> dict[str, list[Path]]:
     """Annotation files by the name of their slide, in lower case."""
     found: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(existing(folder, "a folder of annotations").rglob("*")):
         if path.suffix.lower() == ".xml" and not path.name.startswith("."):
             found[re.sub(r"[^a-z0-9_-]", "_", path.stem.lower())].append(path)
-    twice = [f"{name}: {', '.join(map(str, paths))}" for name, paths in found.items() if len(paths) > 1]
-    if twice:
-        raise InputError(listed("Several annotation files have one slide's name. Keep one of each:", twice))
-    return {name: paths[0] for name, paths in found.items()}
+    return dict(found)
+
+
+def _file(drawn: Mapping[str, Sequence[Path]], name: str) -> Path | None:
+    """The annotation file of a slide; None where it has none.
+
+    Raises:
+        InputError: When it has several.
+    """
+    paths = drawn.get(name.lower(), ())
+    if len(paths) > 1:
+        raise InputError(f"Several annotation files have its name. Keep one of {', '.join(map(str, paths))}.")
+    return paths[0] if paths else None
 
 
 def _reference(annotations: Path, settings: PlanSettings) -> dict[str, bool]:
     if settings.cohort is None:
         return {}
     files = sorted(annotations.rglob("reference.csv"))
+    if len(files) > 1:
+        raise InputError(
+            listed("Several files say what the test slides hold. Keep one of them:", [str(path) for path in files])
+        )
     return camelyon16.read_reference(files[0]) if files else {}
 
 
@@ -184,7 +226,7 @@ def _reference(annotations: Path, settings: PlanSettings) -> dict[str, bool]:
 class _Labels:
     """Where labels come from."""
 
-    drawn: Mapping[str, Path]
+    drawn: Mapping[str, Sequence[Path]]
     reference: Mapping[str, bool]
     cohort: str | None
 
@@ -192,14 +234,14 @@ class _Labels:
         """Whether a slide holds tumour.
 
         Raises:
-            InputError: When nobody says, or it does and nobody drew where.
+            InputError: When nobody says, it does and nobody drew where, or two files say where.
         """
-        is_tumour = self._told(name, entry)
-        if is_tumour and name.lower() not in self.drawn:
+        is_tumour = self._told(entry)
+        if _file(self.drawn, name) is None and is_tumour:
             raise InputError(f"It holds tumour, but no {name}.xml says where. Add its annotation file.")
         return is_tumour
 
-    def _told(self, name: str, entry: CohortSlide) -> bool:
+    def _told(self, entry: CohortSlide) -> bool:
         if entry.label is not None:
             if entry.label.lower() not in _WORDS:
                 raise InputError(f"Its label is {entry.label!r}; one of {', '.join(_WORDS)} was expected.")
@@ -213,14 +255,12 @@ class _Labels:
         assert known is not None, "strangers to the cohort were left out"
         if known.is_tumour is not None:
             return known.is_tumour
-        if self.reference:
-            return self._referred(known.name)
-        if not any(other.startswith("test_") for other in self.drawn):
+        if not self.reference:  # a missing annotation file is no evidence: it may be missing for every reason
             raise InputError(
-                "Its name does not say whether it holds tumour, and there is neither a reference.csv nor any test_NNN.xml "
-                "among the annotations. Add one of them: else every test slide would count as normal."
+                "Its name does not say whether it holds tumour. Add the release's reference.csv to the annotations, or a "
+                "column 'label' to the cohort's table."
             )
-        return known.name in self.drawn  # every tumour slide of the test set has its file, so one without is normal
+        return self._referred(known.name)
 
     def _referred(self, name: str) -> bool:
         if name not in self.reference:
@@ -231,13 +271,13 @@ class _Labels:
 def _splits(
     kept: Mapping[str, bool],
     patients: Mapping[str, str],
-    by_name: Mapping[str, CohortSlide],
+    told_of: Mapping[str, str | None],
     settings: PlanSettings,
 ) -> dict[str, str]:
     """The split of each patient."""
     told: dict[str, set[str]] = defaultdict(set)
     for name in kept:
-        split = _told_split(by_name[name], settings)
+        split = told_of[name]
         if split is not None:
             told[patients[name]].add(split)
     both = [f"{patient}: {', '.join(sorted(splits))}" for patient, splits in told.items() if len(splits) > 1]
@@ -256,13 +296,30 @@ def _drawn(patients: Iterable[str], settings: PlanSettings) -> dict[str, str]:
     return split_patients(patients, settings.fractions, settings.seed) if patients else {}
 
 
-def _told_split(entry: CohortSlide, settings: PlanSettings) -> str | None:
+def _told_split(name: str, entry: CohortSlide, settings: PlanSettings) -> str | None:
+    """The split that a slide has to be in; None where it may be drawn.
+
+    Raises:
+        UnknownNameError: When the table names another than the three.
+        InputError: When it is to be scored, and its tumour is drawn in part.
+    """
+    split = None
     if entry.split is not None:
-        word = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}.get(
-            entry.split.lower(), entry.split.lower()
-        )
-        if word not in SPLITS:
+        split = SPLIT_WORDS.get(entry.split.lower())
+        if split is None:
             raise UnknownNameError(f"split of slide {entry.slide_id!r}", entry.split, SPLITS)
-        return word
-    known = camelyon16.parse_name(entry.path.stem) if settings.cohort is not None else None
-    return None if known is None else known.split
+    elif settings.cohort is not None:
+        known = camelyon16.parse_name(entry.path.stem)
+        split = None if known is None else known.split
+    if not _is_partly_drawn(name, settings):
+        return split
+    if split not in (None, "train"):
+        raise InputError(
+            f"It is to be in {split}, and its tumour is drawn in part: it can't be scored. Give it the split train, or "
+            "take it out of partly_drawn once all its tumour is drawn."
+        )
+    return "train"
+
+
+def _is_partly_drawn(name: str, settings: PlanSettings) -> bool:
+    return name.lower() in {one.lower() for one in settings.partly_drawn}

@@ -88,13 +88,18 @@ class PrepareJob:
             InputError: When label and annotation contradict each other.
         """
         areas = None if entry.annotation is None else read_asap(entry.annotation, self.settings.groups)
-        has_tumour = areas is not None and bool(areas.tumour)
-        if has_tumour != entry.is_tumour:
-            told, drawn = ("tumour", "none is") if entry.is_tumour else ("normal", "tumour is")
+        if areas is None:
+            assert not entry.is_tumour, "a tumour slide without an annotation file was refused"
+            return None
+        if entry.is_tumour and areas.tumour:
+            return areas
+        if entry.is_tumour or not areas.is_blank:
+            # An area of any group: on a slide without tumour nothing can be taken out of it, so the group may be wrong.
+            told, drawn = ("tumour", "none is") if entry.is_tumour else ("normal", "something is")
             raise InputError(
                 f"Slide {entry.name} is labelled {told}, but {drawn} drawn in '{entry.annotation}'. Correct one of them."
             )
-        return areas if has_tumour else None
+        return None
 
 
 def prepare(entries: Sequence[CohortSlide], job: PrepareJob) -> dict[str, Any]:
@@ -115,9 +120,8 @@ def prepare(entries: Sequence[CohortSlide], job: PrepareJob) -> dict[str, Any]:
         StaleResultError: When it was made with other settings or slides and `overwrite` is not set.
     """
     settings = job.settings
-    plan = plan_slides(
-        entries, job.annotations, PlanSettings(settings.cohort, job.include, settings.fractions, settings.seed)
-    )
+    how = PlanSettings(settings.cohort, job.include, settings.fractions, settings.seed, settings.partly_drawn)
+    plan = plan_slides(entries, job.annotations, how)
     job.ledger.open(_plan_tree(plan, job))
     slides = {one.name: one for one in plan.slides}
     with log.progress("Looking for places", len(slides), "slides") as counter:
@@ -214,7 +218,7 @@ def _write_tables(
     rows = [row for name, one in slides.items() for row in _rows(one, found[name].survey, picks[name])]
     mpp, notes = _resolution(found, job.settings)
     splits = _counts(slides, picks)
-    notes += _shortfalls(splits, job.settings)
+    notes += plan.notes + _shortfalls(splits, job.settings)
     failed = [{"slide": one.slide_id, "kind": one.kind, "reason": one.reason} for one in failures]
     failed += [{"slide": one.what, "kind": "Refused", "reason": one.reason} for one in plan.refused]
     report = {
