@@ -1,6 +1,8 @@
-"""A planted data set: pink tissue with a strip of glass, in positives a dark, restless square of tumour."""
+"""A planted set: pink tissue with a strip of glass, in positives a dark, restless square of tumour; and tiny trainings."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from PIL import Image
 
 from counterstain.data.images import write_mask
 from counterstain.data.records import PatchDataset, PatchRecord
+from counterstain.methods import FusionKD, FusionKDConfig
 from counterstain.results import Classes
+from counterstain.training import TrainSettings
 
 CLASSES = Classes(("normal", "tumour"), ((255, 255, 255), (200, 0, 0)), "normal")
 SIDE = 64
@@ -39,3 +43,18 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> PatchDataset:
     folder, rng = tmp_path_factory.mktemp("planted"), np.random.default_rng(0)
     train, val = write_planted(folder, "train", rng, 6), write_planted(folder, "val", rng, 4)
     return PatchDataset("planted", CLASSES, 255, None, False, train=train, val=val)
+
+
+@pytest.fixture(scope="session")
+def distilled() -> Callable[..., FusionKD]:
+    """Trains a tiny pair on a set, in a folder, with the settings that are given by name."""
+
+    def train(data: PatchDataset, run: Path, /, **settings: Any) -> FusionKD:
+        tiny: dict[str, Any] = {"teacher": "tiny_mil", "student": "tiny_mil", "area_band": None, "learning_rate": 1e-3}
+        widths = {f"{kind}_options": {"width": 8} for kind in ("teacher", "student")}
+        config = FusionKDConfig(**{**tiny, **widths, **settings})
+        method = FusionKD.create(config, data, tile_px=32, seed=1)
+        method.fit(data, run, TrainSettings(epochs=1, batch_size=8, seed=1))
+        return method
+
+    return train

@@ -1,13 +1,12 @@
-"""A training that kills itself where it is told to: `killed.py DATA RUN PLACE COUNT`, run by `test_resume`."""
+"""A training that kills itself where it is told to, for `test_resume` to start in a process of its own."""
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 from counterstain.data import open_patches
 from counterstain.methods import FusionKD, FusionKDConfig
-from counterstain.methods.fusion_kd import cache, distil
+from counterstain.methods.fusion_kd import cache, distil, judging, learn
 from counterstain.training import TrainSettings
 
 CONFIG = FusionKDConfig(
@@ -19,14 +18,21 @@ CONFIG = FusionKDConfig(
     area_band=None,
     selector="proxy",
     max_rounds=2,
+    most_agreement=1.0,
     candidates=2,
     ema=0.9,
-    augment_teacher=True,
     flip=True,
     turn=True,
-    patience=1,
 )
-TRAINING = TrainSettings(epochs=2, batch_size=8, seed=3)
+TRAINING = TrainSettings(epochs=2, batch_size=12, seed=3)
+
+PLACES = {
+    "maps": (cache, "_bytes"),  # of each batch of a teacher's maps
+    "training": (learn, "write_state"),  # at the end of a student's epoch, before its checkpoint
+    "judging": (judging.Judge, "evidence"),  # of the witness, the teacher, the two candidates, the next round's two
+    "ledger": (distil.Distillation, "_write_ledger"),
+    "tidying": (distil.Distillation, "_tidy"),  # once in the beginning, then after each round's row is written
+}
 
 
 def train(data: Path, run: Path) -> None:
@@ -35,15 +41,9 @@ def train(data: Path, run: Path) -> None:
     FusionKD.create(CONFIG, patches, tile_px=32, seed=3).fit(patches, run, TRAINING)
 
 
-def die_at(place: str, count: int) -> None:
-    """Makes the `count`th call of a function the last thing that this process does."""
-    owner, name = {
-        "maps": (cache, "_bytes"),
-        "training": (distil, "write_state"),
-        "candidates": (distil.Distillation, "_best_candidate"),
-        "ledger": (distil.Distillation, "_write_ledger"),
-        "tidying": (distil.Distillation, "_tidy"),
-    }[place]
+def die(data: Path, run: Path, place: str, count: int) -> None:
+    """Trains until the `count`th call of a place's function, which is the last thing that this process does."""
+    owner, name = PLACES[place]
     original, calls = getattr(owner, name), [0]
 
     def dying(*given: object, **named: object) -> object:
@@ -53,8 +53,4 @@ def die_at(place: str, count: int) -> None:
         return original(*given, **named)
 
     setattr(owner, name, dying)
-
-
-if __name__ == "__main__":
-    die_at(sys.argv[3], int(sys.argv[4]))
-    train(Path(sys.argv[1]), Path(sys.argv[2]))
+    train(data, run)

@@ -1,5 +1,6 @@
 """Fusion knowledge distillation as a method: the exam of dense methods, and what is its own."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,14 @@ import pytest
 import torch
 
 from counterstain.data import PatchDataset
-from counterstain.errors import InputError, UnknownNameError
+from counterstain.errors import InputError
 from counterstain.files import read_json
 from counterstain.methods import FusionKD, FusionKDConfig, load_dense_method
 from counterstain.methods.base import InputSpec
 from counterstain.models.weights import read_state, write_state
 from counterstain.testing.methods import DenseMethodContract, random_images
-from counterstain.training import TrainSettings
+
+Distilled = Callable[..., FusionKD]
 
 TINY: dict[str, Any] = {
     "teacher": "tiny_mil",
@@ -22,9 +24,7 @@ TINY: dict[str, Any] = {
     "teacher_options": {"width": 8},
     "student_options": {"width": 8},
     "learning_rate": 1e-3,
-    "area_band": None,
 }
-TRAINING = TrainSettings(epochs=1, batch_size=8, seed=1)
 
 
 class TestFusionKD(DenseMethodContract):
@@ -35,15 +35,9 @@ class TestFusionKDOfPixelVal(DenseMethodContract):
     name, config = "fusion_kd", FusionKDConfig(**TINY, positive="stripes", selector="pixel_val", max_rounds=1)
 
 
-def fitted(data: PatchDataset, run: Path, **settings: Any) -> FusionKD:
-    method = FusionKD.create(FusionKDConfig(**{**TINY, **settings}), data, tile_px=32, seed=1)
-    method.fit(data, run, TRAINING)
-    return method
-
-
-def test_a_mixed_pair_changes_networks_with_roles(blobs: PatchDataset, tmp_path: Path) -> None:
+def test_a_mixed_pair_changes_networks_with_roles(blobs: PatchDataset, tmp_path: Path, distilled: Distilled) -> None:
     settings = {"selector": "schedule", "max_rounds": 2, "student_options": {"width": 4}}
-    method = fitted(blobs, tmp_path, **settings)
+    method = distilled(blobs, tmp_path, **settings)
     rows = read_json(tmp_path / "ledger.json")["rows"]
     assert [row["kind"] for row in rows] == ["student", "teacher"]
     assert [row["start"] for row in rows] == [None, "teacher"]
@@ -58,9 +52,9 @@ def test_a_mixed_pair_changes_networks_with_roles(blobs: PatchDataset, tmp_path:
 
 
 def test_a_schedule_never_says_that_a_student_outperformed_its_teacher(
-    blobs: PatchDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    blobs: PatchDataset, tmp_path: Path, distilled: Distilled, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fitted(blobs, tmp_path, selector="schedule", max_rounds=1)
+    distilled(blobs, tmp_path, selector="schedule", max_rounds=1)
     printed = capsys.readouterr()
     everything = printed.out + printed.err + (tmp_path / "ledger.json").read_text(encoding="utf-8")
     assert "Round 1" in everything
@@ -68,23 +62,25 @@ def test_a_schedule_never_says_that_a_student_outperformed_its_teacher(
     assert "no claim" in everything
 
 
-def test_the_proxy_runs_where_no_image_has_a_mask(blobs: PatchDataset, tmp_path: Path) -> None:
+def test_the_proxy_runs_where_no_image_has_a_mask(blobs: PatchDataset, tmp_path: Path, distilled: Distilled) -> None:
     bare = replace(blobs, val=tuple(replace(record, mask=None) for record in blobs.val))
-    fitted(bare, tmp_path, selector="proxy", max_rounds=1)
+    distilled(bare, tmp_path, selector="proxy", max_rounds=1)
     row = read_json(tmp_path / "ledger.json")["rows"][0]
     assert row["decision"] in ("switch", "keep")
-    assert [name[:2] for name in sorted(row["scores"])[:5]] == ["b1", "b2", "b3", "b4", "b5"]
+    assert {name[:2] for name in row["scores"]} - {"pr"} == {"b1", "b2", "b3", "b4", "b5"}
 
 
-def test_pixel_val_without_masks_is_refused(blobs: PatchDataset, tmp_path: Path) -> None:
+def test_pixel_val_without_masks_is_refused(blobs: PatchDataset, tmp_path: Path, distilled: Distilled) -> None:
     bare = replace(blobs, val=tuple(replace(record, mask=None) for record in blobs.val))
     with pytest.raises(InputError, match="mask"):
-        fitted(bare, tmp_path, selector="pixel_val", max_rounds=1)
+        distilled(bare, tmp_path, selector="pixel_val", max_rounds=1)
 
 
-def test_a_teacher_of_another_run_is_taken_instead_of_trained(blobs: PatchDataset, tmp_path: Path) -> None:
-    fitted(blobs, tmp_path / "alone", selector="proxy", max_rounds=0)
-    fitted(blobs, tmp_path / "more", selector="proxy", max_rounds=1, teacher_run=tmp_path / "alone")
+def test_a_teacher_of_another_run_is_taken_instead_of_trained(
+    blobs: PatchDataset, tmp_path: Path, distilled: Distilled
+) -> None:
+    distilled(blobs, tmp_path / "alone", selector="proxy", max_rounds=0)
+    distilled(blobs, tmp_path / "more", selector="proxy", max_rounds=1, teacher_run=tmp_path / "alone")
     for name in ("teacher", "witness"):
         assert not (tmp_path / "more" / name / "training.json").exists()
         states = [read_state(tmp_path / run / name / "weights.safetensors") for run in ("alone", "more")]
@@ -92,8 +88,10 @@ def test_a_teacher_of_another_run_is_taken_instead_of_trained(blobs: PatchDatase
     assert set(read_json(tmp_path / "more" / "training.json")["stages"]) == {"round 1"}
 
 
-def test_a_round_that_brings_nothing_keeps_the_teacher(blobs: PatchDataset, tmp_path: Path) -> None:
-    method = fitted(blobs, tmp_path, selector="pixel_val", max_rounds=3, margin=1.0)
+def test_a_round_that_brings_nothing_keeps_the_teacher(
+    blobs: PatchDataset, tmp_path: Path, distilled: Distilled
+) -> None:
+    method = distilled(blobs, tmp_path, selector="pixel_val", max_rounds=3, margin=1.0)
     ledger = read_json(tmp_path / "ledger.json")
     assert [row["decision"] for row in ledger["rows"]] == ["keep", "keep"]
     assert ledger["kept"] == "teacher"
@@ -101,12 +99,14 @@ def test_a_round_that_brings_nothing_keeps_the_teacher(blobs: PatchDataset, tmp_
     assert all(torch.equal(state[name], tensor) for name, tensor in method.network.state_dict().items())
 
 
-def test_a_student_whose_areas_run_away_is_rolled_back(blobs: PatchDataset, tmp_path: Path) -> None:
-    fitted(blobs, tmp_path / "alone", selector="schedule", max_rounds=0)
+def test_a_student_whose_areas_run_away_is_rolled_back(
+    blobs: PatchDataset, tmp_path: Path, distilled: Distilled
+) -> None:
+    distilled(blobs, tmp_path / "alone", selector="schedule", max_rounds=0)
     shrink_teacher(tmp_path / "alone")
     settings = {"selector": "schedule", "max_rounds": 1, "wce": "off", "anchor_weight": 50.0, "gm_power": 1.0}
     planted = {**settings, "area_band": (0.75, 1.3), "teacher_run": tmp_path / "alone", "learning_rate": 0.02}
-    fitted(blobs, tmp_path / "run", **planted)
+    distilled(blobs, tmp_path / "run", **planted)
     ledger = read_json(tmp_path / "run" / "ledger.json")
     assert ledger["rows"][0]["areas"]["median_ratio"] > 1.3
     assert ledger["rows"][0]["decision"] == "rollback"
@@ -123,18 +123,17 @@ def shrink_teacher(run: Path) -> None:
     write_state(path, state)
 
 
-def test_disk_of_finished_rounds_is_freed(blobs: PatchDataset, tmp_path: Path) -> None:
-    fitted(blobs, tmp_path, selector="schedule", max_rounds=2, candidates=1)
+def test_disk_of_finished_rounds_is_freed(blobs: PatchDataset, tmp_path: Path, distilled: Distilled) -> None:
+    distilled(blobs, tmp_path, selector="schedule", max_rounds=2, candidates=1)
     left = {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "rounds").rglob("*") if path.is_file()}
     assert not [name for name in left if "maps" in name or "candidates" in name]
     assert [name for name in left if name.endswith("last.ckpt")] == ["rounds/2/train/checkpoints/last.ckpt"]
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_smoothing_and_snapping_leave_probabilities(blobs: PatchDataset, index: int) -> None:
-    positive = blobs.classes.names[index]
-    config = FusionKDConfig(**{**TINY, "positive": positive}, smooth_px=2.0, snap_px=3)
-    method = FusionKD.create(config, blobs, tile_px=32, seed=0)
+def test_smoothing_and_snapping_leave_probabilities(textures: PatchDataset, index: int) -> None:
+    config = FusionKDConfig(**TINY, positive=textures.classes.names[index], smooth_px=2.0, snap_px=3)
+    method = FusionKD.create(config, textures, tile_px=32, seed=0)
     maps_BCHW = method.predict_maps(random_images(32, 32))
     assert method.index == index
     assert torch.allclose(maps_BCHW.sum(1), torch.ones(2, 32, 32), atol=1e-6)
@@ -146,28 +145,3 @@ def test_smoothing_and_snapping_leave_probabilities(blobs: PatchDataset, index: 
 def test_classes_that_nobody_named_are_refused(textures: PatchDataset) -> None:
     with pytest.raises(InputError, match="--positive"):
         FusionKD(FusionKDConfig(**TINY), textures.classes, InputSpec(32, 4, None))
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"neg_pos_ratio": 0.0}, "neg_pos_ratio"),
-        ({"area_weight": 1.0}, "area-fraction"),
-        ({"area_band": (1.1, 1.3)}, "area_band"),
-        ({"reset_optimizer": False, "student_options": {"width": 4}}, "moments"),
-        ({"ema": 1.0}, "ema"),
-        ({"round_epochs": 0}, "round_epochs"),
-        ({"learning_rate": 0.0}, "learning_rate"),
-        ({"margin": -0.1}, "margin"),
-        ({"confidence": 1.5}, "confidence"),
-    ],
-)
-def test_settings_that_contradict_or_leave_their_range_are_refused(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        FusionKDConfig(**{**TINY, **settings})
-
-
-@pytest.mark.parametrize("settings", [{"teacher": "vgg"}, {"dice": "hard"}])
-def test_unknown_networks_and_losses_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(UnknownNameError):
-        FusionKDConfig(**{**TINY, **settings})
