@@ -29,7 +29,7 @@ from torch.utils.data import Dataset, Subset
 
 from counterstain import log
 from counterstain.data.weak import WeakPatches, WeakSettings
-from counterstain.errors import InputError
+from counterstain.errors import InputError, MissingFileError
 from counterstain.files import read_json, write_json
 from counterstain.losses import fraction_needed
 from counterstain.methods.device import on_device
@@ -41,6 +41,7 @@ from counterstain.methods.fusion_kd.pixel_val import PixelTruth
 from counterstain.methods.fusion_kd.rounds import FIRST_TEACHER, Kind, Row, Rules, State, state_after
 from counterstain.methods.fusion_kd.seen import HeldOut
 from counterstain.methods.fusion_kd.selectors import claim
+from counterstain.methods.fusion_kd.taken import weights_taken
 from counterstain.methods.fusion_kd.verifier import VerifierSettings, fit_verifier
 from counterstain.methods.optimise import training_module, two_groups
 from counterstain.methods.stages import learn_once
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from counterstain.data import PatchDataset
 
 WITNESS, HALVES = "witness", ("half_a", "half_b")
+_ENDED = "ended.json"  # beside the losses of a student that has learned to the end
 _MOST_KEPT_BYTES = 1_000_000_000  # of decoded training images in each process
 _SEEDS = {
     FIRST_TEACHER: 0,
@@ -190,7 +192,7 @@ class Distillation:
     def _learn_labels(self, name: str, chosen: npt.NDArray[np.int64]) -> None:
         """Trains a teacher on some of the images, unless it is there."""
         folder = self.run / name
-        given = self._given(name)
+        given = weights_taken(self.config, name)
         if given is not None and not (folder / "weights.safetensors").exists():
             write_state(folder / "weights.safetensors", read_state(given))
         config, seed = self.config, self.settings.seed + _SEEDS[name]
@@ -212,13 +214,6 @@ class Distillation:
         if not (folder / "weights.safetensors").exists():
             log.say(f"Training {name.replace('_', ' ')} on {len(chosen)} images.")
         learn_once(network, folder, train)
-
-    def _given(self, name: str) -> Path | None:
-        """Weights that another run has for this name."""
-        if self.config.teacher_run is None:
-            return None
-        path = Path(self.config.teacher_run) / name / "weights.safetensors"
-        return path if path.exists() else None
 
     @property
     def ignores_glass(self) -> bool:
@@ -315,7 +310,9 @@ class Distillation:
             epoch: folder / "candidates" / f"epoch_{epoch}.safetensors"
             for epoch in candidate_epochs(epochs, config.candidates)
         }
-        if all(path.exists() for path in files.values()):
+        ended = folder / "train" / _ENDED
+        # the last candidate is written before its epoch's losses and checkpoint: alone it does not say that all has ended
+        if ended.exists() and all(path.exists() for path in files.values()):
             return files
         student = self.build(state.kind, seed)
         if state.start is not None:
@@ -331,11 +328,22 @@ class Distillation:
             seed,
             learn_maps(student, config, self.index, self.ignores_glass),
         )
-        before = self._folder(state.number - 1) / "train" / "checkpoints" / "last.ckpt"
-        moments = before if not config.reset_optimizer and before.exists() else None
-        callbacks: list[Callback] = [keeper(student, files, config.ema, moments)]
+        callbacks: list[Callback] = [keeper(student, files, config.ema, self._moments(state.number))]
         fit(module, loader, folder / "train", settings, callbacks=callbacks)
+        write_json(ended, {"epochs": epochs})
         return files
+
+    def _moments(self, number: int) -> Path | None:
+        """The checkpoint of the round before, whose optimiser goes on; None where one starts afresh."""
+        if self.config.reset_optimizer or number == 1:
+            return None
+        before = self._folder(number - 1) / "train" / "checkpoints" / "last.ckpt"
+        if not before.exists():
+            raise MissingFileError(
+                f"{before} is not there, and round {number} was to go on with its optimiser's moments. Train afresh in "
+                "another folder."
+            )
+        return before
 
     def _best_candidate(self, state: State, files: Mapping[int, Path], judge: Judge) -> tuple[int, Evidence]:
         """The epoch whose weights rank first, and what is known of them; the last one where nothing tells them apart."""
