@@ -30,6 +30,7 @@ FORMAT, VERSION = "counterstain.model", 2  # 1 had settings that were measured a
 
 _PIXEL_HEADS = ("aspp.", "decoder.")  # of a DeepLab's file
 _WEIGHTS = ("weights", "second_weights", "student_weights")  # settings that name a file
+_TAKEN = ("teacher", "witness", "half_a", "half_b")  # trainings that a run may take over of another
 _TRAINED = (  # what a training leaves in its folder
     "model.json",
     "checkpoints",
@@ -83,11 +84,15 @@ class Recipe:
 
 
 def given_weights(settings: Any) -> dict[str, Path]:
-    """The files of weights among a method's settings, by the settings' names."""
+    """The files of weights among a method's settings, by the settings' names; of another run, all that is taken over."""
     values = {name: getattr(settings, name, None) for name in _WEIGHTS}
     files = {name: Path(value) for name, value in values.items() if value is not None}
     run = getattr(settings, "teacher_run", None)
-    return files if run is None else {**files, "teacher_run": Path(run) / "model.safetensors"}
+    if run is None:
+        return files
+    taken = {name: Path(run) / name / "weights.safetensors" for name in _TAKEN}
+    others = {f"teacher_run_{name}": path for name, path in taken.items() if path.exists()}
+    return {**files, **others, "teacher_run": taken["teacher"]}
 
 
 def begin(run: Path, recipe: Recipe) -> bool:

@@ -29,6 +29,7 @@ from counterstain.methods.fusion_kd.config import PRESETS, FusionKDConfig
 from counterstain.methods.fusion_kd.distil import Distillation
 from counterstain.methods.fusion_kd.finish import smoothed, snapped
 from counterstain.methods.fusion_kd.rounds import Kind, State
+from counterstain.methods.fusion_kd.taken import check_taken
 from counterstain.methods.multi_stage import halo_px
 from counterstain.methods.stages import join_losses
 from counterstain.models.mil import MilNetwork, build_mil
@@ -80,6 +81,7 @@ class FusionKD(DenseMethod):
     def fit(self, data: "PatchDataset", run: Path, settings: TrainSettings) -> None:
         _check_training(settings)
         recipe = artefacts.Recipe(self.name, self.config, settings, data, self.input)
+        taken = check_taken(self.config, self.name, recipe.data_digest, settings.seed)
         if artefacts.begin(run, recipe):
             finished = self.load(*artefacts.read_model(run))
             self.network, self.kind, self.pretrained = finished.network, finished.kind, finished.pretrained
@@ -89,7 +91,7 @@ class FusionKD(DenseMethod):
         self.network, self.kind = distillation.network(state.best, state.best_kind), state.best_kind
         log.say(f"Kept: {state.best.replace('_', ' ')}. {_capital(state.end)}.")
         _join(run, distillation)
-        self.save(run, {**recipe.provenance(), **_kept(self.config, state)})
+        self.save(run, {**recipe.provenance(), **taken, **_kept(self.config, state)})
 
     def _fresh(self, kind: Kind, seed: int) -> MilNetwork:
         """A new network, its backbone filled from the file that the config names."""
