@@ -75,7 +75,7 @@ def evaluate(
     from counterstain.data import open_patches
     from counterstain.files import write_json
     from counterstain.methods import load_dense_method, model_digest
-    from counterstain.report import EvaluateSettings, notes_on_patients, open_test_split
+    from counterstain.report import EvaluateSettings, notes_on_choice, notes_on_patients, open_test_split
     from counterstain.report import evaluate as score
 
     check_resolution("--mpp", mpp)
@@ -88,7 +88,8 @@ def evaluate(
     openings = open_test_split(run, data_digest, again) if split == "test" else []
     dataset = dataset if mpp is None else replace(dataset, mpp=mpp)
     found = score(method, dataset, split, predict, scoring)
-    notes = [*found.protocol.notes, *notes_on_patients(run, dataset, split, data_digest), *dataset.notes]
+    about_run = [note for of in (notes_on_patients, notes_on_choice) for note in of(run, dataset, split, data_digest)]
+    notes = [*found.protocol.notes, *about_run, *dataset.notes]
     tree = {
         "run": str(run),
         "model_digest": model_digest(run),

@@ -13,7 +13,7 @@ from counterstain.report.gate import Gate, GatedModel, refuse_other_gate
 from counterstain.report.opened import open_test_split
 from counterstain.report.protocol import ScoringProtocol, refuse_other_protocol
 from counterstain.report.robustness import Kept, RobustnessSettings, RobustnessTable, measure_robustness
-from counterstain.report.seen import notes_on_patients
+from counterstain.report.seen import notes_on_choice, notes_on_patients
 from counterstain.report.slides import SlideScores, score_slide
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "draw_robustness",
     "evaluate",
     "measure_robustness",
+    "notes_on_choice",
     "notes_on_patients",
     "open_test_split",
     "refuse_other_classes",

@@ -21,7 +21,7 @@ from counterstain.infer import PredictSettings, choose_runtime
 from counterstain.methods import load_dense_method, model_digest
 from counterstain.report.evaluation import EvaluateSettings, evaluate
 from counterstain.report.opened import open_test_split
-from counterstain.report.seen import notes_on_patients
+from counterstain.report.seen import notes_on_choice, notes_on_patients
 
 Counts = npt.NDArray[np.int64]
 
@@ -82,7 +82,10 @@ def scores_of(run: Path, data: PatchDataset, scoring: Scoring) -> Scored:
         _score(run, data, scoring, arrays, note)
     with arrays.open("rb") as file, np.load(file, allow_pickle=False) as found:
         patients = tuple(str(one) for one in found["patients"])
-        return Scored(found["confusions"], patients, _minutes(run), model, read_json(note))
+        about = read_json(note)
+        # What the model's description alone tells is worked out anew: kept scores of an older version lack it.
+        about["notes"] = [*about["notes"], *notes_on_choice(run, data, scoring.split, data_digest)]
+        return Scored(found["confusions"], patients, _minutes(run), model, about)
 
 
 def _key(model: str, data_digest: str, scoring: Scoring) -> str:

@@ -1,4 +1,6 @@
-"""Whether scored patients were looked at in training: a run and a split in, what a report has to say of them out.
+"""What a run has looked at of what it is scored on: a run and a split in, what a report has to say of them out.
+
+Patients may have been trained on, and masks of a validation split may have chosen the network.
 
 Does not know: scores.
 """
@@ -43,6 +45,50 @@ def notes_on_patients(run: Path, data: PatchDataset, split: str, data_digest: st
             some = ", ".join(again[:_SHOWN]) + (", ..." if len(again) > _SHOWN else "")
             notes.append(f"{len(again)} of {len(names)} scored patients ({some}) {_LOOKED_AT[part]}.")
     return tuple(notes)
+
+
+def notes_on_choice(run: Path, data: PatchDataset, split: str, data_digest: str) -> tuple[str, ...]:
+    """What to say of the selector that chose a run's network among those of its rounds.
+
+    Args:
+        run: A finished run.
+        data: What it is scored on.
+        split: Which part of it.
+        data_digest: Of the dataset.
+
+    Returns:
+        The selector with what may be claimed of it, and, where masks of the scored validation split chose the network,
+        that they did; nothing of a run that had nothing to choose from.
+    """
+    described: dict[str, Any] = read_json(run / "model.json")
+    provenance, config = described.get("provenance") or {}, described.get("config") or {}
+    selector = provenance.get("selector")
+    if selector is None or config.get("max_rounds") == 0:
+        return ()
+    reads_masks = selector == "pixel_val" or (selector == "schedule" and config.get("schedule_keeps") == "best_f1")
+    notes = [f"Selector {selector!r}: {_claim(selector, provenance['kept'], reads_masks=reads_masks)}."]
+    if reads_masks and split == "val" and _may_have_chosen(provenance.get("data"), data, data_digest):
+        notes.append(
+            "The network was chosen by masks of the validation split that it is scored on here: such scores come out too "
+            "high, and are no test. Score the test split."
+        )
+    return tuple(notes)
+
+
+def _claim(selector: str, kept: str, *, reads_masks: bool) -> str:
+    """What may be said of the network that was kept, without the numbers of each round, which are in the run's ledger."""
+    from counterstain.methods.fusion_kd.rounds import FIRST_TEACHER
+    from counterstain.methods.fusion_kd.selectors import KEPT, SELECTORS
+
+    if reads_masks:
+        return f"{kept.replace('_', ' ')} was kept by its F1 on pixel-labelled validation images"
+    return (KEPT if kept == FIRST_TEACHER else SELECTORS)[selector]
+
+
+def _may_have_chosen(recorded: dict[str, Any] | None, data: PatchDataset, data_digest: str) -> bool:
+    """Whether validation patients of a recorded dataset are scored, or nobody knows."""
+    known = _patients(recorded, data, data_digest)
+    return known is None or not known["val"].isdisjoint(patient_codes(data.val))
 
 
 def _patients(recorded: dict[str, Any] | None, data: PatchDataset, data_digest: str) -> dict[str, set[str]] | None:
