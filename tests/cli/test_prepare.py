@@ -52,6 +52,11 @@ def test_a_table_labels_slides_of_any_name(tmp_path: Path, capsys: pytest.Captur
     given = ["prepare", str(tmp_path / "out"), "--slides", str(table), "--annotations", str(cohort.folder)]
     assert run([*given, "--patch-px", str(PATCH_PX)]) == OK
     assert {record.patient for record in open_patches(tmp_path / "out").train} == {"tumor_001", "normal_001"}
+    assert any("patients of 2 of 2 slides are not known" in note for note in open_patches(tmp_path / "out").notes)
+    table.write_text(table.read_text() + "gone.tif,normal,train\n")
+    assert run([*given, "--patch-px", str(PATCH_PX)]) == SOME_FAILED
+    (failed,) = json.loads((tmp_path / "out" / "prepare.json").read_text())["failed"]
+    assert failed["kind"] == "Dropped"
     assert run([*given, "--preset", "camelyon17"]) == WRONG_USE
     assert "camelyon16_p512" in capsys.readouterr().err
 

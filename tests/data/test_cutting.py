@@ -75,7 +75,8 @@ def test_another_slide_s_annotation_is_refused(slide_file: Path, tmp_path: Path)
 
 def fake(counts: list[int], *, is_tumour: bool, split: str = "train") -> Surveyed:
     corners = np.array([(64.0 * place, 0.0) for place in range(len(counts))])
-    return Surveyed(Survey(corners, np.array(counts), (1.0, 1.0), (0.25, 0.25)), is_tumour, split)
+    places = np.array(counts)
+    return Surveyed(Survey(corners, places, (1.0, 1.0), (0.25, 0.25), places > 0), is_tumour, split)
 
 
 TEN = CutSettings(patch_px=10)
@@ -110,6 +111,21 @@ def test_normal_patches_have_no_tumour_pixel_wherever_they_come_from() -> None:
     assert choose(slides, replace(settings, normal_from_tumour_slides=False))["t"].normal == ()
 
 
+def test_a_hole_in_tumour_is_no_normal_place(slide_file: Path, tmp_path: Path) -> None:
+    """Nor is one that tumour reaches into by less than a pixel's centre."""
+    tumour, hole = ((96, 96), (448, 96), (448, 448), (96, 448)), ((128, 128), (320, 128), (320, 320), (128, 320))
+    sliver = ((500, 128.1), (510, 128.1), (510, 128.3), (500, 128.3))
+    areas = read_asap(write_asap(tmp_path / "a.xml", (("_0", tumour), ("_2", hole), ("_0", sliver))))
+    survey = survey_slide(open_slide(slide_file), areas, SETTINGS)
+    places = {(x, y): place for place, (x, y) in enumerate(survey.corners.tolist())}
+    doubtful = [places[128.0, 128.0], places[192.0, 192.0], places[448.0, 128.0]]
+    assert not survey.tumour_px[doubtful].any()
+    settings = replace(SETTINGS, normal_from_tumour_slides=True, neg_pos_ratio=100.0)
+    normal = choose({"t": Surveyed(survey, True, "train")}, settings)["t"].normal
+    assert len(normal) > 5
+    assert not set(normal) & set(doubtful)
+
+
 def test_draws_follow_the_seed_and_not_what_other_slides_hold() -> None:
     tumour = {"t": fake([50] * 20, is_tumour=True)}
     one = {**tumour, "n": fake([0] * 200, is_tumour=False)}
@@ -129,7 +145,7 @@ def test_draws_follow_the_seed_and_not_what_other_slides_hold() -> None:
         {"min_fraction": 0.0},
         {"min_fraction": 0.95},
         {"neg_pos_ratio": float("nan")},
-        {"tumour_groups": ("None",)},
+        {"tumour_groups": ("_2",)},
     ],
 )
 def test_a_recipe_that_can_t_be_followed_is_refused(wrong: dict[str, object]) -> None:

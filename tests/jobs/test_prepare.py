@@ -129,9 +129,30 @@ def test_a_damaged_ledger_of_surveys_is_made_again(made: Path, cohort: FakeCamel
     shutil.copytree(made, out)
     survey = out / "ledger" / "tumor_001" / "survey.json"
     survey.write_bytes(survey.read_bytes()[:100])
-    (out / "images" / ".tumor_001_0_0-x.png").write_bytes(b"half a patch")
+    image = next((out / "images").glob("tumor_001_*"))
+    (out / "images" / f".{image.stem}-a1_b2c3d.png").write_bytes(b"half a patch")
     make(cohort.folder, out)
     assert contents(out) == contents(made)
+
+
+def test_hidden_files_of_somebody_else_stay(made: Path, cohort: FakeCamelyon16, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(made, out)
+    image = next((out / "images").glob("tumor_001_*"))
+    theirs = [out / ".my-notes.txt", out / ".labels-old.csv", out / "images" / f".{image.stem}-mine.png"]
+    for path in theirs:
+        path.write_text("mine")
+    make(cohort.folder, out)
+    assert all(path.read_text() == "mine" for path in theirs)
+
+
+def test_a_damaged_plan_is_refused_with_what_to_do(made: Path, cohort: FakeCamelyon16, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(made, out)
+    plan = out / "ledger" / "plan.json"
+    plan.write_bytes(plan.read_bytes()[:100])
+    with pytest.raises(StaleResultError, match=r"plan.json' is damaged.*another folder"):
+        make(cohort.folder, out)
 
 
 def test_another_recipe_is_refused_and_cut_anew_when_asked(made: Path, cohort: FakeCamelyon16, tmp_path: Path) -> None:
@@ -182,16 +203,37 @@ def test_a_slide_that_can_t_be_read_is_listed_and_the_others_are_cut(tmp_path: P
     assert open_patches(out).train
 
 
-def test_a_slide_that_breaks_while_it_is_cut_stays_out_of_the_table(tmp_path: Path) -> None:
-    cohort, out = write_camelyon16(tmp_path / "cohort", num_tumour=3), tmp_path / "out"
-    path = cohort.slides["tumor_002"]
-    whole = path.read_bytes()
+def tear(path: Path) -> None:
+    """Damages all but the first third of a slide's tiles; its overview stays whole."""
+    torn = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as file:
         starts, counts = file.pages[0].dataoffsets, file.pages[0].databytecounts
-    torn = bytearray(whole)
     for start, count in list(zip(starts, counts, strict=True))[len(starts) // 3 :]:
         torn[start : start + count] = bytes(count)  # the overview is another level, and whole
     path.write_bytes(torn)
+
+
+def test_no_set_is_made_when_no_tumour_slide_can_be_cut(tmp_path: Path) -> None:
+    """Normal patches alone would be a whole table, and teach nothing."""
+    cohort, out = write_camelyon16(tmp_path / "cohort", 1, 1, 0), tmp_path / "out"
+    tear(cohort.slides["tumor_001"])
+    with pytest.raises(InputError, match=r"No tumour patch was found or could be cut(.|\n)*tumor_001: "):
+        make(cohort.folder, out, replace(SETTINGS, fractions=(1.0, 0.0, 0.0)))
+    assert not (out / TABLE).exists()
+
+
+def test_a_hole_drawn_on_a_normal_slide_contradicts_its_label(tmp_path: Path) -> None:
+    """Tumour may have been drawn in the wrong group, and a hole on a slide without tumour says nothing else."""
+    cohort, out = write_camelyon16(tmp_path / "cohort", 1, 2, 0), tmp_path / "out"
+    write_asap(cohort.slides["normal_002"].with_suffix(".xml"), (("_2", ((80, 80), (399, 80), (399, 399))),))
+    (failed,) = make(cohort.folder, out, replace(SETTINGS, fractions=(1.0, 0.0, 0.0)))["failed"]
+    assert failed["slide"] == "normal_002"
+    assert "labelled normal, but something is drawn" in failed["reason"]
+
+
+def test_a_slide_that_breaks_while_it_is_cut_stays_out_of_the_table(tmp_path: Path) -> None:
+    cohort, out = write_camelyon16(tmp_path / "cohort", num_tumour=3), tmp_path / "out"
+    tear(cohort.slides["tumor_002"])
     report = make(cohort.folder, out, replace(SETTINGS, fractions=(1.0, 0.0, 0.0)))
     assert [(one["slide"], one["kind"]) for one in report["failed"]] == [("tumor_002", "DamagedSlideError")]
     assert {record.patient for record in open_patches(out).train if record.label == (0, 1)} == {

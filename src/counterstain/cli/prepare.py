@@ -62,9 +62,7 @@ def prepare(
     recipe = build(CutSettings, merged(start, read_toml(config) if config else {}, given(settings)))
     batch = slides_of(slides)
     job = PrepareJob(out, annotations, recipe, include, mpp, assume_mpp, overwrite)
-    report = make(batch.slides, job)
-    dropped = [{"slide": entry.what, "kind": "Dropped", "reason": entry.reason} for entry in batch.dropped]
-    report["failed"] += dropped
+    report = make(batch.slides, job, batch.dropped)
     if json:
         log.emit_json(report)
     else:

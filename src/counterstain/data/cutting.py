@@ -55,8 +55,8 @@ class CutSettings:
         most_fraction: Tumour patches with a larger share are thinned out. Ours: the published threshold is not known.
         keep_above: Share of those that is kept, by a seeded draw.
         neg_pos_ratio: Normal patches for each tumour patch of a split, by a seeded draw.
-        normal_from_tumour_slides: Whether places without a tumour pixel on tumour slides count as normal; annotations that
-            miss some tumour would make them wrong.
+        normal_from_tumour_slides: Whether places that no drawn area of tumour touches, not even by a hole in it, count as
+            normal on tumour slides; annotations that miss some tumour would make them wrong.
         fractions: Of the patients in train, val and test, where neither the table nor the cohort says.
         seed: Of all draws.
         cohort: A published cohort whose names say labels and splits: camelyon16. None where a table says them.
@@ -129,12 +129,15 @@ class Survey:
         tumour_px: (N,) int64, pixels of the patch that are tumour.
         downsample: Level-0 pixels under a patch's pixel, along x and y.
         mpp: um/px of the slide's level 0, along x and y.
+        is_touched: (N,) bool, whether a drawn area of tumour reaches into the place, be it by less than a pixel's centre
+            or by a hole in it.
     """
 
     corners: npt.NDArray[np.float64]
     tumour_px: npt.NDArray[np.int64]
     downsample: tuple[float, float]
     mpp: tuple[float, float]
+    is_touched: npt.NDArray[np.bool_]
 
     def frame(self, place: int, patch_px: int) -> Frame:
         """The patch at a place, as a plane of pixels."""
@@ -172,9 +175,15 @@ def survey_slide(slide: Slide, areas: TumourAreas | None, settings: CutSettings)
     downsample = tiles.frame.downsample_x, tiles.frame.downsample_y
     boxes = [box for box in _whole_patches(slide, tiles) if tissue.coverage(box) >= settings.min_tissue]
     patch = Size(settings.patch_px, settings.patch_px)
-    counts = [_tumour_px(areas, Frame(Point(box.x, box.y), *downsample, patch)) for box in boxes]
+    frames = [Frame(Point(box.x, box.y), *downsample, patch) for box in boxes]
+    touched = [areas is not None and areas.touches(frame.box) for frame in frames]
+    counts = [
+        int(np.count_nonzero(areas.mask(frame))) if areas is not None and is_touched else 0
+        for frame, is_touched in zip(frames, touched, strict=True)
+    ]
     corners = np.array([(box.x, box.y) for box in boxes], np.float64).reshape(-1, 2)
-    return Survey(corners, np.array(counts, np.int64), downsample, (slide.mpp.x, slide.mpp.y))
+    mpp = slide.mpp.x, slide.mpp.y
+    return Survey(corners, np.array(counts, np.int64), downsample, mpp, np.array(touched, np.bool_))
 
 
 def _grid(slide: Slide, tissue: Tissue, settings: CutSettings) -> TileGrid:
@@ -189,10 +198,6 @@ def _whole_patches(slide: Slide, tiles: TileGrid) -> Iterator[Box]:
     """Tiles that lie wholly on the scanned part: beyond it a reader would fill up with white."""
     scanned = slide.bounds.grown(_EDGE)
     return (box for row, x in tiles if scanned.contains(box := tiles.box(row, x)))
-
-
-def _tumour_px(areas: TumourAreas | None, frame: Frame) -> int:
-    return 0 if areas is None or not areas.touches(frame.box) else int(np.count_nonzero(areas.mask(frame)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +282,7 @@ def _normal_places(
     for name, one in slides.items():
         if one.is_tumour and not settings.normal_from_tumour_slides:
             continue
-        for place in np.flatnonzero(one.survey.tumour_px == 0).tolist():
+        for place in np.flatnonzero(~one.survey.is_touched).tolist():
             yield float(draws[name][place]), name, place
 
 

@@ -11,6 +11,7 @@ Does not know: how slides are surveyed or cut.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ from counterstain.files import read_json, write_json
 
 FOLDER = "ledger"
 
-_WRITTEN = (".png", ".json", ".csv", ".toml", ".txt")
+_WRITTEN = ("labels.csv", "classes.toml", "prepare.json")
+_TEMPORARY = re.compile(r"\.(.+)-[a-z0-9_]{8}(\.[a-z]+)")  # as `files.atomic` names what is not whole yet
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,19 @@ class Ledger:
         Raises:
             ExistingOutputError: When the folder holds something that was not made here.
             StaleResultError: When it was made with other settings, of slides that are not given any more, or with other
-                labels, patients or splits, and `overwrite` is not set.
+                labels, patients or splits, and `overwrite` is not set; when the plan is damaged.
         """
         path = self.folder / "plan.json"
         if not path.exists():
             if self.out.is_dir() and any(entry.name != FOLDER for entry in self.out.iterdir()):
                 raise ExistingOutputError(f"'{self.out}' holds files that were not made here. Give another folder.")
         else:
-            self._go_on(read_json(path), plan)
+            before = _read(path)
+            if before is None:
+                raise StaleResultError(
+                    f"'{path}' is damaged, so nobody knows what '{self.out}' was made of. Give another folder."
+                )
+            self._go_on(before, plan)
         self._sweep()
         write_json(path, plan)
 
@@ -81,11 +88,14 @@ class Ledger:
                 (self.folder / name).rmdir()
 
     def _sweep(self) -> None:
-        """Removes what a killed run was writing."""
-        folders = [self.out, self.out / "images", self.out / "masks", self.folder, *self.folder.glob("*/")]
-        for folder in folders:
+        """Removes what a killed run was writing, told by the names of the files that it was to become."""
+        notes = [entry / name for entry in self.folder.glob("*/") for name in ("survey.json", "cut.json", "error.txt")]
+        ours = {self.out / name for name in _WRITTEN} | {self.folder / "plan.json", *notes}
+        ours |= {self.out / file for entry in self.folder.glob("*/") for file in self.files(entry.name)}
+        for folder in sorted({path.parent for path in ours}):
             for path in folder.glob(".*-*"):
-                if path.suffix in _WRITTEN:
+                match = _TEMPORARY.fullmatch(path.name)
+                if match is not None and folder / "".join(match.groups()) in ours:
                     path.unlink()
 
     def survey(self, name: str, inputs_hash: str) -> Survey | None:
@@ -95,7 +105,7 @@ class Ledger:
             StaleResultError: When it was made of other inputs and `overwrite` is not set.
         """
         entry = _read(self.folder / name / "survey.json")
-        if entry is None:
+        if entry is None or "touched" not in entry:  # older surveys don't tell
             return None
         if entry["inputs_hash"] != inputs_hash:
             if self.overwrite:
@@ -106,7 +116,9 @@ class Ledger:
             )
         places = np.array(entry["places"], np.float64).reshape(-1, 3)
         (down_x, down_y), (mpp_x, mpp_y) = entry["downsample"], entry["mpp"]
-        return Survey(places[:, :2], places[:, 2].astype(np.int64), (down_x, down_y), (mpp_x, mpp_y))
+        is_touched = np.zeros(len(places), np.bool_)
+        is_touched[entry["touched"]] = True
+        return Survey(places[:, :2], places[:, 2].astype(np.int64), (down_x, down_y), (mpp_x, mpp_y), is_touched)
 
     def keep_survey(self, name: str, inputs_hash: str, survey: Survey) -> None:
         """Notes a survey."""
@@ -116,6 +128,7 @@ class Ledger:
             "downsample": list(survey.downsample),
             "mpp": list(survey.mpp),
             "places": [[x, y, tumour_px] for (x, y), tumour_px in pairs],
+            "touched": np.flatnonzero(survey.is_touched).tolist(),
         }
         write_json(self.folder / name / "survey.json", tree)
 

@@ -12,7 +12,9 @@ A slide that fails is kept with its reason and the others go on. Killed and call
 Does not know: command lines, the rules of the recipe.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import geometric_mean
@@ -20,7 +22,7 @@ from typing import Any
 
 from counterstain import log
 from counterstain.data.annotations import TumourAreas, read_asap
-from counterstain.data.cohorts import CohortSlide
+from counterstain.data.cohorts import CohortSlide, Dropped
 from counterstain.data.cutting import (
     CutSettings,
     Picks,
@@ -35,16 +37,17 @@ from counterstain.data.cutting import (
 from counterstain.data.images import write_image, write_mask
 from counterstain.data.records import SPLITS, PatchDataset
 from counterstain.data.table import TABLE, class_file_text
+from counterstain.data.tumour import tumour_classes
 from counterstain.data.tumour_slides import PlanSettings, SlidePlan, TumourSlide, plan_slides
-from counterstain.errors import InputError
+from counterstain.errors import InputError, listed
 from counterstain.files import atomic, file_hash, settings_hash, whole_hash, write_json, write_text
 from counterstain.jobs.ledger import Ledger
 from counterstain.jobs.run import Failure, run_all
-from counterstain.results import UNCOVERED, Classes
+from counterstain.results import UNCOVERED
 from counterstain.settings import to_tree
 from counterstain.slides import Slide, open_slide
 
-CLASSES = Classes(("normal", "tumour"), ((0, 114, 178), (213, 94, 0)), background="normal")
+CLASSES = tumour_classes()
 
 _SAME_MPP = 1.1  # resolutions that differ by less go into one set without resampling, as Camelyon16's two scanners' do
 
@@ -102,18 +105,19 @@ class PrepareJob:
         return None
 
 
-def prepare(entries: Sequence[CohortSlide], job: PrepareJob) -> dict[str, Any]:
+def prepare(entries: Sequence[CohortSlide], job: PrepareJob, dropped: Sequence[Dropped] = ()) -> dict[str, Any]:
     """Makes a patch set, or finishes one that was interrupted.
 
     Args:
         entries: The slides.
         job: Recipe and folder.
+        dropped: What of the cohort is no slide; it is listed among what failed.
 
     Returns:
         What stands in `prepare.json`: `settings`, `splits`, `tumour_fractions`, `slides`, `excluded`, `failed`, `notes`.
 
     Raises:
-        InputError: When no slide can be cut, names repeat, or no patch was found.
+        InputError: When no slide can be cut, names repeat, or no tumour patch was found or none could be cut.
         SplitError: When the patients can't be split.
         MissingFileError: When the folder of annotations is not there.
         ExistingOutputError: When the folder holds files that were not made here.
@@ -128,22 +132,25 @@ def prepare(entries: Sequence[CohortSlide], job: PrepareJob) -> dict[str, Any]:
         surveys = run_all({name: _survey(one, job, counter) for name, one in slides.items()}, job.ledger.folder)
     found = {name: Surveyed(one, slides[name].is_tumour, slides[name].split) for name, one in surveys.done.items()}
     picks = choose(found, settings)
-    if not any(one.tumour for one in picks.values()):
-        raise InputError(
-            listed_failures("No tumour patch was found, so there is nothing to learn from.", surveys.failures)
-        )
+    _refuse_no_tumour(picks, surveys.failures)
     (job.out / TABLE).unlink(missing_ok=True)  # a folder with a table is a whole dataset
     with log.progress("Cutting", len(found), "slides") as counter:
         work = {name: _cut(slides[name], found[name].survey, picks[name], job, counter) for name in found}
         cuts = run_all(work, job.ledger.folder)
     found = {name: one for name, one in found.items() if name in cuts.done}
     failures = (*surveys.failures, *cuts.failures)
-    return _write_tables(plan, found, picks, failures, job)
+    _refuse_no_tumour({name: picks[name] for name in found}, failures)
+    failed = [{"slide": one.slide_id, "kind": one.kind, "reason": one.reason} for one in failures]
+    failed += [{"slide": one.what, "kind": "Refused", "reason": one.reason} for one in plan.refused]
+    failed += [{"slide": one.what, "kind": "Dropped", "reason": one.reason} for one in dropped]
+    return _write_tables(plan, found, picks, failed, job)
 
 
-def listed_failures(problem: str, failures: Iterable[Failure]) -> str:
-    """A problem with the slides that failed before it."""
-    return "\n  ".join([problem, *(f"{failure.slide_id}: {failure.reason}" for failure in failures)])
+def _refuse_no_tumour(picks: Mapping[str, Picks], failures: Sequence[Failure]) -> None:
+    if not any(one.tumour for one in picks.values()):
+        reasons = [f"{one.slide_id}: {one.reason}" for one in failures]
+        problem = "No tumour patch was found or could be cut, so there is nothing to learn from."
+        raise InputError(listed(f"{problem} These failed:", reasons) if reasons else problem)
 
 
 def _plan_tree(plan: SlidePlan, job: PrepareJob) -> dict[str, Any]:
@@ -210,7 +217,7 @@ def _write_tables(
     plan: SlidePlan,
     found: Mapping[str, Surveyed],
     picks: Mapping[str, Picks],
-    failures: Iterable[Failure],
+    failed: Sequence[Mapping[str, str]],
     job: PrepareJob,
 ) -> dict[str, Any]:
     """Writes the table, what its classes are, and the report; gives the report."""
@@ -219,33 +226,30 @@ def _write_tables(
     mpp, notes = _resolution(found, job.settings)
     splits = _counts(slides, picks)
     notes += plan.notes + _shortfalls(splits, job.settings)
-    failed = [{"slide": one.slide_id, "kind": one.kind, "reason": one.reason} for one in failures]
-    failed += [{"slide": one.what, "kind": "Refused", "reason": one.reason} for one in plan.refused]
     report = {
         "settings": to_tree(job.settings),
         "splits": splits,
         "tumour_fractions": histogram(found, picks, job.settings),
         "slides": {name: _slide_tree(one, picks[name]) for name, one in slides.items()},
         "excluded": [{"slide": one.what, "reason": one.reason} for one in plan.excluded],
-        "failed": failed,
+        "failed": list(failed),
         "notes": list(notes),
     }
     dataset = PatchDataset(job.out.name, CLASSES, UNCOVERED, mpp, white_is_background=False, notes=notes)
     write_text(job.out / "classes.toml", class_file_text(dataset))
     write_json(job.out / "prepare.json", report)
-    header = ",".join(("image", "split", "patient", "mask", *CLASSES.names))
-    write_text(job.out / TABLE, "\n".join([header, *rows]) + "\n")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("image", "split", "patient", "mask", *CLASSES.names), *rows])
+    write_text(job.out / TABLE, text.getvalue())
     return report
 
 
-def _rows(entry: TumourSlide, survey: Survey, picks: Picks) -> list[str]:
-    patient = '"' + entry.patient.replace('"', '""') + '"' if set(entry.patient) & set(',;"\t') else entry.patient
-    rows = []
-    for places, label in ((picks.tumour, "0,1"), (picks.normal, "1,0")):
+def _rows(entry: TumourSlide, survey: Survey, picks: Picks) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for places, label in ((picks.tumour, ("0", "1")), (picks.normal, ("1", "0"))):
         for place in places:
             image = _image(entry.name, survey, place)
-            mask = "" if entry.split == "train" else _mask(image)
-            rows.append(f"{image},{entry.split},{patient},{mask},{label}")
+            rows.append((image, entry.split, entry.patient, "" if entry.split == "train" else _mask(image), *label))
     return rows
 
 
@@ -286,7 +290,8 @@ def _shortfalls(splits: Mapping[str, Mapping[str, int]], settings: CutSettings) 
     for split, counts in splits.items():
         wanted = round(settings.neg_pos_ratio * counts["tumour"])
         if counts["slides"] and not counts["tumour"]:
-            notes.append(f"The {split} slides gave no tumour patch, so that split has no patch at all.")
+            has = f"{counts['normal']} normal patches" if counts["normal"] else "no patch at all"
+            notes.append(f"The {split} slides gave no tumour patch, so that split has {has}.")
         elif counts["normal"] != wanted:
             notes.append(f"The {split} slides gave {counts['normal']} normal patches; {wanted} were to be drawn.")
     return tuple(notes)
