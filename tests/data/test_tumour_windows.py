@@ -101,6 +101,20 @@ def test_few_negative_windows_are_blank(images: tuple[PatchRecord, ...]) -> None
         choose_windows(images[::2], 60, 4, WindowSettings(window_px=8, max_blank=0.0))
 
 
+def test_a_window_with_a_pixel_of_unknown_truth_is_neither(images: tuple[PatchRecord, ...]) -> None:
+    for record in images:
+        assert record.mask is not None
+        mask = np.asarray(Image.open(record.mask)).astype(np.uint8)
+        mask[:, 30] = 255
+        Image.fromarray(mask).save(record.mask)
+    windows = choose_windows(images, 20, 4, SETTINGS)
+    assert {window.part > 0 for window in windows} == {True, False}
+    for window in windows:
+        assert window.record.mask is not None
+        truth = read_mask(window.record.mask)[window.y : window.y + 8, window.x : window.x + 8]
+        assert set(np.unique(truth)) <= ({0, 1} if window.part > 0 else {0})
+
+
 def test_what_can_be_no_set_is_refused(images: tuple[PatchRecord, ...], dataset: PatchDataset, tmp_path: Path) -> None:
     assert dataset.train
     with pytest.raises(ExistingOutputError):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from counterstain.data.crops import CropSettings, read_class_mask
-from counterstain.data.images import Mask, read_image, write_image, write_mask
+from counterstain.data.images import read_image, write_image, write_mask
 from counterstain.data.patches import open_patches
 from counterstain.data.records import PatchDataset, PatchRecord
 from counterstain.data.splits import FRACTIONS, Fractions, split_by_patient
@@ -216,7 +216,9 @@ def _find_windows(records: Sequence[PatchRecord], settings: WindowSettings) -> t
     negatives, positives = [], []
     with progress("Looking for windows", len(records), "images") as counter:
         for position, record in enumerate(records):
-            parts = _parts(record, read_class_mask(record, 2, CropSettings()), settings.window_px)
+            mask = read_class_mask(record, 2, CropSettings())
+            parts, unknown = (_parts(record, mask == value, settings.window_px) for value in (1, UNCOVERED))
+            parts[unknown > 0] = np.nan  # equal to nothing and in no range: a window must be known to its last pixel
             rng = np.random.default_rng([settings.seed, position])
             negatives += _empty(record, parts, settings.window_px, rng)
             fits = (parts >= settings.min_fraction) & (parts <= settings.max_fraction)
@@ -244,12 +246,12 @@ def _is_blank(grey: npt.NDArray[np.float64]) -> bool:
     return bool((steps <= _FLAT).mean() > _BLANK)
 
 
-def _parts(record: PatchRecord, mask: Mask, side: int) -> npt.NDArray[np.float64]:
+def _parts(record: PatchRecord, mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.float64]:
     """(rows, columns): the part of each window that the mask covers, by summed areas."""
     if min(mask.shape) < side:
         raise InputError(f"'{record.image}' is {mask.shape[1]} x {mask.shape[0]} px, less than a window of {side} px.")
     sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
-    sums[1:, 1:] = (mask == 1).cumsum(0).cumsum(1)
+    sums[1:, 1:] = mask.cumsum(0).cumsum(1)
     parts: npt.NDArray[np.float64] = (
         sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     ) / side**2
