@@ -34,7 +34,6 @@ from counterstain.methods.fusion_kd.drift import agreement
 from counterstain.methods.fusion_kd.judging import Evidence, Judge
 from counterstain.methods.fusion_kd.pixel_val import Counted, PixelTruth
 from counterstain.methods.fusion_kd.rounds import Kind
-from counterstain.methods.fusion_kd.selectors import BAND
 from counterstain.metrics import bootstrap_difference, kendall, regret
 from counterstain.metrics.segmentation import plain
 from counterstain.metrics.tumour import mean_counts, summed_mean
@@ -50,7 +49,7 @@ TERMS = {
     "proxy": 1,
     "b1_false_positive": -1,
     "b2_verifier": 1,
-    "b3_cross_fit": 1,
+    "b3_witness": 1,
     "b4_consistency": 1,
     "b5_auroc": 1,
 }
@@ -156,7 +155,7 @@ def judge_of(run: Path, data: PatchDataset) -> Judge:
     """With everything there is: verifier, witness and masks."""
     method = load_dense_method(run)
     assert isinstance(method, FusionKD)
-    config = replace(method.config, selector="proxy", area_band=BAND)
+    config = replace(method.config, selector="proxy")
     tile_px, index = method.input.tile_px, method.index
 
     def build(kind: Kind, seed: int) -> MilNetwork:
@@ -182,7 +181,8 @@ def known_of(checkpoints: Sequence[Checkpoint], judge: Judge) -> list[Known]:
         if one.own_teacher is not None:
             teacher = found[one.own_teacher]
             own = agreement(evidence.seen.maps_Nhw, teacher.evidence.seen.maps_Nhw, judge.held.is_positive_N)
-            passes = judge.verdict(evidence, teacher.evidence)[0].is_better
+            config = replace(judge.config, area_band=one.config.area_band)
+            passes = replace(judge, config=config).verdict(evidence, teacher.evidence)[0].is_better
             digest_of_own = teacher.digest
         found[one.path] = Known(one, digest, evidence, own, passes, digest_of_own)
     return list(found.values())

@@ -147,11 +147,11 @@ def test_all_tumour_does_not_pass_the_witness_where_the_verifier_knows_nothing(h
 
 
 def test_a_witness_is_compared_by_dice_as_worked_by_hand() -> None:
-    """Boxes of 64 and 36 squares that share 36: 2 * 36 / 100; none against none agree wholly."""
+    """Boxes of 64 and 36 squares that share 36: 2 * 36 / 100; a witness that sees none says nothing."""
     held_out = np.array([True, False, True])
     maps, witness = np.zeros((3, 16, 16), np.float32), np.zeros((3, 16, 16), np.float32)
     maps[0, 4:12, 4:12], witness[0, 4:10, 4:10] = 0.6, 0.9
-    assert witnessed(maps, witness, held_out).tolist() == pytest.approx([0.72, 1, 1])
+    assert witnessed(maps, witness, held_out).tolist() == pytest.approx([0.72, np.nan, np.nan], nan_ok=True)
 
 
 def test_what_a_witness_sees_in_negatives_as_well_is_no_tumour_to_it(held: HeldOut) -> None:
@@ -161,21 +161,21 @@ def test_what_a_witness_sees_in_negatives_as_well_is_no_tumour_to_it(held: HeldO
     witness[held.is_positive_N, 4:12, 4:12] = 0.95
     witness[~held.is_positive_N, :4, :4] = 0.75
     true, grown = (scored(held, boxes(held, *box), witness=witness) for box in (TRUE, GROWN))
-    assert true.scores["b3_cross_fit"] == 1
-    assert grown.scores["b3_cross_fit"] == pytest.approx(2 * 64 / (64 + 144))
+    assert true.scores["b3_witness"] == 1
+    assert grown.scores["b3_witness"] == pytest.approx(2 * 64 / (64 + 144))
     unwatched = witness.copy()
     unwatched[~held.is_positive_N] = 0.05
-    assert scored(held, boxes(held, *GROWN), witness=unwatched).scores["b3_cross_fit"] == 1
+    assert scored(held, boxes(held, *GROWN), witness=unwatched).scores["b3_witness"] == 1
 
 
 def test_terms_concern_the_images_they_can_be_known_of(held: HeldOut) -> None:
     scores = scored(held, boxes(held, *TRUE, false=0.5), witness=boxes(held, *TRUE))
-    assert scores.cross_fit_N is not None
-    for values in (scores.sufficiency_N, scores.completeness_N, scores.cross_fit_N):
+    assert scores.witness_N is not None
+    for values in (scores.sufficiency_N, scores.completeness_N, scores.witness_N):
         np.testing.assert_array_equal(np.isnan(values), ~held.is_positive_N)
     np.testing.assert_array_equal(scores.false_positive_N[~held.is_positive_N], 0.5)
     assert np.isnan(scores.false_positive_N[held.is_positive_N]).all()
-    assert scores.scores["b3_cross_fit"] == 1
+    assert scores.scores["b3_witness"] == 1
 
 
 def test_candidates_rank_by_the_two_terms_that_see_both_kinds_of_mistake_less_false_positives(held: HeldOut) -> None:
@@ -273,3 +273,20 @@ def test_scores_of_other_images_or_other_evidence_are_not_compared(held: HeldOut
         scored(held, boxes(held, *TRUE)[1:])
     with pytest.raises(InputError, match="Margins"):
         ProxyMargins(gain=-0.1)
+
+
+def test_a_witness_that_sees_no_tumour_does_not_speak_for_maps_of_nothing(held: HeldOut) -> None:
+    witness = boxes(held, *TRUE)
+    first = np.flatnonzero(held.is_positive_N)[0]
+    witness[first] = 0.05
+    nothing = scored(held, boxes(held, *NOTHING), witness=witness)
+    assert nothing.witness_N is not None
+    assert np.isnan(nothing.witness_N[first])
+    assert nothing.scores["b3_witness"] == 0
+    assert scored(held, boxes(held, *TRUE), witness=witness).scores["b3_witness"] == 1
+
+
+def test_a_witness_that_sees_no_tumour_anywhere_is_none(held: HeldOut) -> None:
+    blind, without = (scored(held, boxes(held, *TRUE), witness=witness) for witness in (boxes(held, *NOTHING), None))
+    assert blind.scores == without.scores
+    assert proxy_verdict(blind, scored(held, boxes(held, *GROWN), witness=boxes(held, *NOTHING))).is_better

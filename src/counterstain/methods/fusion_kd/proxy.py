@@ -5,7 +5,8 @@ No one number is safe without masks, so five are asked and each can say no:
     B1  false positives on negative images: exact, for all of them is normal; blind to what is missed
     B2  an independent verifier's cells on positives: the harmonic mean of sufficiency, which falls as a map grows, and
         completeness, which falls as it shrinks
-    B3  agreement with a witness, a teacher of half of the patients with another seed: its mistakes are others
+    B3  agreement with a witness, a teacher of half of the same training patients with another seed: partly independent, for
+        it learned the same way from images that the teacher has seen too
     B4  consistency under mirroring, turning and scaling: a gate only, a constant map is perfectly consistent
     B5  AUROC of image scores: a gate only, who classifies best does not map best
 
@@ -46,7 +47,7 @@ class ProxyMargins:
     Args:
         false_positive: B1, of the share of negatives' pixels.
         verifier: B2, of the harmonic mean.
-        cross_fit: B3.
+        witness: B3.
         consistency: B4.
         auroc: B5; wide, as two hundred images tell no smaller difference.
         gain: By which B2 or B3 must be better.
@@ -60,14 +61,14 @@ class ProxyMargins:
 
     false_positive: float = 0.005
     verifier: float = 0.01
-    cross_fit: float = 0.01
+    witness: float = 0.01
     consistency: float = 0.02
     auroc: float = 0.05
     gain: float = 0.005
     confidence: float = 0.9
 
     def __post_init__(self) -> None:
-        margins = (self.false_positive, self.verifier, self.cross_fit, self.consistency, self.auroc, self.gain)
+        margins = (self.false_positive, self.verifier, self.witness, self.consistency, self.auroc, self.gain)
         if min(margins) < 0 or not 0 < self.confidence <= 1:
             raise InputError(
                 f"Margins {margins} with confidence {self.confidence} were given; 0 or more and (0, 1] were expected."
@@ -83,7 +84,7 @@ class ProxyScores:
         false_positive_N: B1, of negatives: the share called tumour.
         sufficiency_N: Of positives: the verifier's mean belief inside the map.
         completeness_N: Of positives: the share of the verifier's belief that lies inside the map.
-        cross_fit_N: B3, of positives; None without a witness.
+        witness_N: B3, of positives in which the witness sees tumour; None without a witness, or where it sees none at all.
         consistency_N: B4.
         image_score_N: Generalised mean of the map, power 4.
     """
@@ -92,7 +93,7 @@ class ProxyScores:
     false_positive_N: Floats
     sufficiency_N: Floats
     completeness_N: Floats
-    cross_fit_N: Floats | None
+    witness_N: Floats | None
     consistency_N: Floats
     image_score_N: Floats
 
@@ -105,7 +106,7 @@ class ProxyScores:
 
     @property
     def scores(self) -> dict[str, float]:
-        """Every term's mean, by name; the cross-fit only where there was a witness, consistency NaN without views."""
+        """Every term's mean, by name; B3 only where a witness had something to say, consistency NaN without views."""
         from sklearn.metrics import roc_auc_score
 
         scores = {
@@ -117,14 +118,14 @@ class ProxyScores:
             "b5_auroc": float(roc_auc_score(self.held.is_positive_N, self.image_score_N)),
             "proxy": self.total(),
         }
-        return scores if self.cross_fit_N is None else {**scores, "b3_cross_fit": _mean(self.cross_fit_N)}
+        return scores if self.witness_N is None else {**scores, "b3_witness": _mean(self.witness_N)}
 
     def total(self) -> float:
         """One number to rank the candidates of a round by: the mean of B2 and B3, less B1.
 
         Source: ours. The two terms that see both kinds of mistake, and the one that is exact; the gates stay gates.
         """
-        terms = [self.verifier] if self.cross_fit_N is None else [self.verifier, self.cross_fit_N]
+        terms = [self.verifier] if self.witness_N is None else [self.verifier, self.witness_N]
         return float(np.mean([_mean(term_N) for term_N in terms])) - _mean(self.false_positive_N)
 
 
@@ -142,7 +143,7 @@ def proxy_scores(
         held: Of which images.
         cells_Ngg: (N, g, g) in [0, 1], the verifier's P(tumour).
         is_tissue_Ngg: Likewise bool.
-        witness_Nhw: (N, h, w) in [0, 1], maps of a teacher that learned from other patients; None where there is none.
+        witness_Nhw: (N, h, w) in [0, 1], maps of a second teacher, of half of the patients; None where there is none.
 
     Raises:
         InputError: When shapes disagree.
@@ -163,11 +164,7 @@ def proxy_scores(
         false_positive_N=np.where(is_positive_N, np.nan, is_tumour_Nhw.mean((1, 2))),
         sufficiency_N=np.where(is_positive_N, sufficiency(inside_Ngg, believed_Ngg), np.nan),
         completeness_N=np.where(is_positive_N, completeness(inside_Ngg, believed_Ngg), np.nan),
-        cross_fit_N=(
-            None
-            if witness_Nhw is None
-            else np.where(is_positive_N, witnessed(maps_Nhw, witness_Nhw, is_positive_N), np.nan)
-        ),
+        witness_N=None if witness_Nhw is None else _testified(maps_Nhw, witness_Nhw, is_positive_N),
         consistency_N=seen.consistency_N.astype(np.float64),
         image_score_N=(maps_Nhw.astype(np.float64) ** _POWER).mean((1, 2)) ** (1 / _POWER),
     )
@@ -219,24 +216,30 @@ def completeness(inside_Ngg: Floats, believed_Ngg: Floats) -> Floats:
 
 
 def witnessed(maps_Nhw: Maps, witness_Nhw: Maps, is_positive_N: npt.NDArray[np.bool_]) -> Floats:
-    """Dice of a map's tumour with a witness's, (N,) in [0, 1]; 1 where both see none.
+    """Dice of a map's tumour with a witness's, (N,) in [0, 1]; NaN where the witness sees none and has nothing to say.
 
     The witness calls tumour what it is surer of than of 97 % of the pixels of negatives, all of which are normal, and surer
     than not: a teacher learns to see too much, and a witness that does would speak for maps that do.
 
     Args:
         maps_Nhw: Probabilities.
-        witness_Nhw: Likewise, of a network that learned from other patients.
+        witness_Nhw: Likewise, of a second teacher, of half of the patients and with another seed.
         is_positive_N: By label.
 
-    Source: ours.
+    Source: ours. Of a positive some tumour is known to be there: an empty witness is wrong, and would speak for empty maps.
     """
     floor = max(THRESHOLD, float(np.quantile(witness_Nhw[~is_positive_N].astype(np.float32), _WITNESS_SHARE)))
     is_tumour, is_witnessed = maps_Nhw >= THRESHOLD, witness_Nhw.astype(np.float32) >= floor
     both_N = (is_tumour & is_witnessed).sum((1, 2))
-    sum_N = is_tumour.sum((1, 2)) + is_witnessed.sum((1, 2))
-    dice_N: Floats = np.where(sum_N == 0, 1.0, 2 * both_N / np.where(sum_N == 0, 1, sum_N))
+    seen_N = is_witnessed.sum((1, 2))
+    dice_N: Floats = 2 * both_N / np.where(seen_N == 0, np.nan, is_tumour.sum((1, 2)) + seen_N)
     return dice_N
+
+
+def _testified(maps_Nhw: Maps, witness_Nhw: Maps, is_positive_N: npt.NDArray[np.bool_]) -> Floats | None:
+    """What the witness says of positives; None where it says nothing of any of them."""
+    found_N: Floats = np.where(is_positive_N, witnessed(maps_Nhw, witness_Nhw, is_positive_N), np.nan)
+    return None if np.isnan(found_N).all() else found_N
 
 
 def proxy_verdict(
@@ -283,7 +286,7 @@ def proxy_verdict(
 _TERMS = {
     "b1_false_positive": ("false_positive", -1, "B1 false positives on negatives"),
     "b2_verifier": ("verifier", 1, "B2 verifier"),
-    "b3_cross_fit": ("cross_fit", 1, "B3 agreement with the witness"),
+    "b3_witness": ("witness", 1, "B3 agreement with the witness"),
     "b4_consistency": ("consistency", 1, "B4 consistency"),
     "b5_auroc": ("auroc", 1, "B5 image AUROC"),
 }
@@ -294,8 +297,8 @@ def _intervals(student: ProxyScores, teacher: ProxyScores, settings: BootstrapSe
     """Student less teacher, patients drawn alike for both, of the two terms that can show a gain."""
     patients = student.held.patients
     pairs = {"b2_verifier": (student.verifier, teacher.verifier)}
-    if student.cross_fit_N is not None and teacher.cross_fit_N is not None:
-        pairs["b3_cross_fit"] = (student.cross_fit_N, teacher.cross_fit_N)
+    if student.witness_N is not None and teacher.witness_N is not None:
+        pairs["b3_witness"] = (student.witness_N, teacher.witness_N)
     return {
         name: bootstrap_difference(mean_counts(one_N), mean_counts(other_N), patients, summed_mean, settings)
         for name, (one_N, other_N) in pairs.items()
@@ -313,7 +316,7 @@ def _check_same(student: ProxyScores, teacher: ProxyScores) -> None:
         raise InputError(
             "Scores of different images were given; let student and teacher look at the same held-out set."
         )
-    if (student.cross_fit_N is None) != (teacher.cross_fit_N is None):
+    if (student.witness_N is None) != (teacher.witness_N is None):
         raise InputError("A witness was given for one of the two only. Score both with it, or neither.")
     if np.isnan(student.consistency_N).any() or np.isnan(teacher.consistency_N).any():
         raise InputError("Views were not looked at, so consistency is unknown. Look at the images with views.")
