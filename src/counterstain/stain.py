@@ -115,4 +115,5 @@ def _hed_to_rgb() -> Tensor:
 def _mixed(channels_BCHW: Tensor, matrix: Tensor) -> Tensor:
     """Each pixel's channels, as a row, times a matrix."""
     weights = matrix.to(channels_BCHW)
-    return torch.einsum("bchw,cd->bdhw", channels_BCHW, weights)
+    with torch.autocast(channels_BCHW.device.type, enabled=False):  # 8 bits of a density are steps of a grey value
+        return torch.einsum("bchw,cd->bdhw", channels_BCHW, weights)

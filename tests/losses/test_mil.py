@@ -278,3 +278,10 @@ def test_a_map_without_its_axis_of_outputs_is_refused() -> None:
 def test_each_output_needs_a_weight_of_its_area() -> None:
     with pytest.raises(InputError, match="each output needs one"):
         area_constraint(outputs(), torch.tensor([True] * 3), 0.1, (1.0, 2.0))
+
+
+def test_the_area_is_a_share_of_the_scored_pixels() -> None:
+    p_BSHW = torch.tensor([[[[0.0, 1.0, 0.5]]]]).repeat(2, 1, 1, 1)
+    is_scored_B1HW = torch.tensor([[[[True, False, True]]], [[[False, False, False]]]])
+    found_BS = area_constraint(p_BSHW, torch.tensor([True, True]), 0.05, (2.0,), is_scored_B1HW)
+    assert found_BS.flatten().tolist() == pytest.approx([2 * 0.2**2, 0])

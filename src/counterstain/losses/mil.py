@@ -153,7 +153,11 @@ def generalised_mean_bce(
 
 
 def area_constraint(
-    outputs_BSHW: Tensor, is_positive_B: Tensor, fraction: float, weights: Sequence[float] = (2.5, 5.0, 10.0, 10.0)
+    outputs_BSHW: Tensor,
+    is_positive_B: Tensor,
+    fraction: float,
+    weights: Sequence[float] = (2.5, 5.0, 10.0, 10.0),
+    is_scored_B1HW: Tensor | None = None,
 ) -> Tensor:
     """How far a positive image's tumour share is from the one expected: w (mean p - a)^2; 0 for negatives.
 
@@ -162,9 +166,10 @@ def area_constraint(
         is_positive_B: bool, whether the image shows tumour.
         fraction: a, the share of a positive image's pixels that is tumour, 0 to 1.
         weights: w, one for each output.
+        is_scored_B1HW: bool; the mean, and so the share, is of these pixels. None scores all.
 
     Returns:
-        (B, S) float32, 0 or more.
+        (B, S) float32, 0 or more; 0 where no pixel is scored.
 
     Raises:
         InputError: When the shapes don't go together, weights are not one for each output, or the fraction is no share.
@@ -180,8 +185,17 @@ def area_constraint(
         )
     if not 0 <= fraction <= 1:
         raise InputError(f"A tumour fraction of {fraction} was given; 0 to 1 was expected.")
-    off_BS = outputs_BSHW.float().mean((2, 3)) - fraction
-    return is_positive_B[:, None] * off_BS**2 * off_BS.new_tensor(list(weights))
+    num_images, _, height, width = outputs_BSHW.shape
+    check_scored(is_scored_B1HW, (num_images, 1, height, width))
+    counts_B1 = is_positive_B[:, None]
+    if is_scored_B1HW is None:
+        means_BS = outputs_BSHW.float().mean((2, 3))
+    else:
+        num_scored_B1 = is_scored_B1HW.sum((2, 3))
+        means_BS = (outputs_BSHW.float() * is_scored_B1HW).sum((2, 3)) / num_scored_B1.clamp(min=1)
+        counts_B1 = counts_B1 & (num_scored_B1 > 0)
+    off_BS = means_BS - fraction
+    return counts_B1 * off_BS**2 * off_BS.new_tensor(list(weights))
 
 
 def ratio_needed(tumour_fraction: float) -> float:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from counterstain.data import PatchDataset, WeakPatches, WeakSettings
 from counterstain.errors import InputError
-from counterstain.methods.fusion_kd.cache import TaughtPatches, TeacherMaps, averaged
+from counterstain.losses import legacy_cross_entropy
+from counterstain.methods.fusion_kd.cache import TaughtPatches, TeacherMaps, averaged, enlarged
 
 IS_POSITIVE = np.array([True, False, True, True])
 
@@ -114,3 +115,28 @@ def test_views_are_turned_back_before_they_are_averaged() -> None:
 
     images_BCHW = torch.rand(1, 3, 8, 8)
     assert torch.allclose(averaged(Echo(), images_BCHW, "d4"), images_BCHW[:, :1], atol=1e-6)
+
+
+def test_what_is_nearly_sure_is_not_kept_as_sure(patches: WeakPatches, tmp_path: Path) -> None:
+    """A loss that cuts to integers calls tumour what is exactly 1 alone."""
+    values = torch.tensor([0.9985, 1.0, 0.25, 0.0]).repeat(32, 8)
+    maps = maps_in(tmp_path / "maps")
+    maps.write(patches, lambda images_BCHW, indices: values.expand(len(images_BCHW), 1, 32, 32))
+    assert maps.read(0)[0, 0, :4].tolist() == [254, 255, 64, 0]
+    found_BSHW = enlarged(maps.read(0)[None].float() / 255, (32, 32))
+    assert found_BSHW[0, 0, 0, :4].long().tolist() == [0, 1, 0, 0]
+    student_BHW = torch.full((1, 32, 32), 0.5)
+    sure = torch.where(values < 1, 0.0, values)[None]
+    assert torch.equal(legacy_cross_entropy(student_BHW, found_BSHW[:, 0]), legacy_cross_entropy(student_BHW, sure))
+
+
+def test_squares_of_coarse_maps_may_hang_over_the_edge(patches: WeakPatches, tmp_path: Path) -> None:
+    maps = TeacherMaps.of(tmp_path / "maps", IS_POSITIVE, 1, 30, 3 * 8 * 8 / 1e6)
+    assert (maps.stride, maps.shape) == (4, (3, 1, 8, 8))
+    columns = torch.arange(30.0) / 30
+    maps.write(patches, lambda images_BCHW, indices: columns.expand(len(images_BCHW), 1, 30, 30))
+    expected = torch.tensor([(4 * column + 1.5) / 30 for column in range(7)] + [28.5 / 30])
+    assert torch.allclose(maps.read(0)[0, 0].float() / 255, expected, atol=1 / 255)
+    found_BSHW = enlarged(maps.read(0)[None].float() / 255, (30, 30))
+    assert found_BSHW.shape == (1, 1, 30, 30)
+    assert torch.allclose(found_BSHW[0, 0, 0, 2:26], columns[2:26], atol=2 / 255)

@@ -115,3 +115,13 @@ def test_where_the_tissue_is_even_snapping_blurs_alone() -> None:
         ),
         abs=1e-4,
     )
+
+
+def test_half_precision_around_them_changes_neither_smoothing_nor_stains() -> None:
+    fused_B1HW, images_BCHW = chance(1, 1, 12, 12), chance(1, 3, 12, 12)
+    expected = smoothed(fused_B1HW, 2.0), separate(images_BCHW)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = smoothed(fused_B1HW, 2.0), separate(images_BCHW)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)

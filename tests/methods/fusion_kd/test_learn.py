@@ -316,3 +316,13 @@ def test_a_student_begins_with_the_moments_that_another_ended_with(tmp_path: Pat
     assert {float(moments["step"]) for moments in resumed.begun_with["state"].values()} == {3.0 * NUM_STEPS}
     whole, again = (read_state(folder / "epoch_2.safetensors") for folder in (tmp_path, tmp_path / "again"))
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_glass_is_left_out_of_the_weighted_cross_entropy() -> None:
+    """p = .8 against a pseudo label of tumour, whatever glass says: -log .8; as background to both it would halve."""
+    images = tissue(1, 2)
+    images[..., 1] = 245
+    config = replace(PLAIN, dice="dml", wce="agreement", per_class=False)
+    of_dice = of_maps(pixels(0.8, 0.1), images, kept(204, 0), replace(config, wce="off"), ignores_glass=True)
+    found = of_maps(pixels(0.8, 0.1), images, kept(204, 0), config, ignores_glass=True)
+    assert found - of_dice == pytest.approx(-math.log(0.8), rel=1e-4)

@@ -1,7 +1,7 @@
 """A teacher's maps of the training images of a round, kept on disk: made once, read every epoch, freed when it ends.
 
-Only positives have maps: of negatives the truth is known. Maps are bytes, 0 to 255 for probabilities from 0 to 1; where a
-limit of disk asks for it, every second, fourth or eighth pixel's mean is kept.
+Only positives have maps: of negatives the truth is known. Maps are bytes, 0 to 255 for probabilities from 0 to 1, 255 for 1
+alone; where a limit of disk asks for it, every second, fourth or eighth pixel's mean is kept.
 
     folder/maps.npy      (positives, S, h, w) uint8, of its full size from the beginning
     folder/done.json     how many are written
@@ -68,7 +68,7 @@ class TeacherMaps:
         rows = np.where(is_positive, np.cumsum(is_positive) - 1, -1)
         for stride in _STRIDES:
             maps = cls(folder, tuple(rows.tolist()), num_maps, image_px, stride)
-            if image_px % stride == 0 and maps.megabytes <= most_mb:
+            if maps.megabytes <= most_mb:
                 return maps
         raise InputError(
             f"The teacher's maps of {number} positive images would take {maps.megabytes:.0f} MB even at an eighth of their "
@@ -123,9 +123,25 @@ class TeacherMaps:
 
 
 def _bytes(maps_BSHW: Tensor, stride: int) -> npt.NDArray[np.uint8]:
-    coarse = F.avg_pool2d(maps_BSHW.float(), stride) if stride > 1 else maps_BSHW.float()
-    found: npt.NDArray[np.uint8] = (coarse * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    coarse = F.avg_pool2d(maps_BSHW.float(), stride, ceil_mode=True) if stride > 1 else maps_BSHW.float()
+    # only what is sure stays so: a loss that cuts to integers tells 1 from 0.999
+    rounded = torch.where(coarse < 1, (coarse * 255).round().clamp(0, 254), 255)
+    found: npt.NDArray[np.uint8] = rounded.to(torch.uint8).cpu().numpy()
     return found
+
+
+def enlarged(maps_BShw: Tensor, size: tuple[int, int]) -> Tensor:
+    """Kept maps at the size of their images, bilinear; float.
+
+    Args:
+        maps_BShw: float.
+        size: Height and width of the images, of which the last squares may hang over the edge.
+    """
+    if maps_BShw.shape[2:] == size:
+        return maps_BShw
+    stride = next(stride for stride in _STRIDES if -(-size[0] // stride) == maps_BShw.shape[2])
+    whole = F.interpolate(maps_BShw, scale_factor=float(stride), mode="bilinear", align_corners=False)
+    return whole[:, :, : size[0], : size[1]]
 
 
 def averaged(network: torch.nn.Module, images_BCHW: Tensor, tta: str) -> Tensor:

@@ -26,28 +26,14 @@ from counterstain.losses import (
     generalised_mean_bce,
     legacy_cross_entropy,
 )
+from counterstain.methods.fusion_kd.cache import enlarged
 from counterstain.methods.fusion_kd.config import FusionKDConfig
+from counterstain.methods.fusion_kd.finish import is_tissue
 from counterstain.methods.optimise import Learn, Validate
 from counterstain.models.weights import write_state
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
-
-_WHITE_GRAY = 200 / 255
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-
-
-def is_tissue(images_BCHW: Tensor) -> Tensor:
-    """Where an image is not white glass: gray of at most 200 of 255.
-
-    Args:
-        images_BCHW: float RGB in [0, 1].
-
-    Returns:
-        (B, 1, H, W) bool.
-    """
-    luma_1C11 = torch.tensor(_LUMA, device=images_BCHW.device).view(1, 3, 1, 1)
-    return (images_BCHW * luma_1C11).sum(1, keepdim=True) <= _WHITE_GRAY
 
 
 def learn_labels(network: nn.Module, config: FusionKDConfig, index: int, ignores_glass: bool) -> Learn:
@@ -89,7 +75,8 @@ def _mil(outputs_BSHW: Tensor, is_positive_B: Tensor, is_scored_B1HW: Tensor | N
     else:
         losses_BS = generalised_mean_bce(outputs_BSHW, is_positive_B, config.gm_power, is_scored_B1HW)
     if config.area_weight and config.area_fraction is not None:
-        losses_BS = losses_BS + config.area_weight * area_constraint(outputs_BSHW, is_positive_B, config.area_fraction)
+        areas_BS = area_constraint(outputs_BSHW, is_positive_B, config.area_fraction, is_scored_B1HW=is_scored_B1HW)
+        losses_BS = losses_BS + config.area_weight * areas_BS
     return losses_BS.sum(1)
 
 
@@ -109,16 +96,17 @@ def learn_maps(network: nn.Module, config: FusionKDConfig, index: int, ignores_g
     def learn(batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator, _: int) -> Tensor:
         images_BCHW, labels_BC, kept_BShw = batch
         images_BCHW = images_BCHW.float() / 255
-        maps_BSHW = _enlarged(kept_BShw.float() / 255, images_BCHW)
+        maps_BSHW = enlarged(kept_BShw.float() / 255, (images_BCHW.shape[2], images_BCHW.shape[3]))
         joined_BSHW = torch.cat([maps_BSHW, _scored(images_BCHW, ignores_glass)], dim=1)
         images_BCHW, joined_BSHW = augment_alike(images_BCHW, joined_BSHW, config.augment, generator)
         is_positive_B = labels_BC[:, index] > 0.5
         outputs_BSHW = network(images_BCHW)
         teacher_BSHW, is_scored_B1HW = joined_BSHW[:, :-1], joined_BSHW[:, -1:] > 0.5
         losses_BS = distil(outputs_BSHW, teacher_BSHW, is_positive_B, DICES[config.dice], is_scored_B1HW)
-        # to the cross-entropy, what is not scored is background to both
-        fused_BHW, target_BHW = ((maps[:, -1:] * is_scored_B1HW)[:, 0] for maps in (outputs_BSHW, teacher_BSHW))
-        loss_B = losses_BS.sum(1) + _on_fused(fused_BHW, target_BHW, is_positive_B, config)
+        loss_B = losses_BS.sum(1)
+        if config.wce != "off":
+            fused_BHW, target_BHW = outputs_BSHW[:, -1], teacher_BSHW[:, -1]
+            loss_B = loss_B + _on_fused(fused_BHW, target_BHW, is_positive_B, is_scored_B1HW[:, 0], config)
         if config.anchor_weight:
             fused_B1HW = outputs_BSHW[:, -1:]
             anchor_BS = generalised_mean_bce(fused_B1HW, is_positive_B, config.gm_power, is_scored_B1HW)
@@ -128,14 +116,14 @@ def learn_maps(network: nn.Module, config: FusionKDConfig, index: int, ignores_g
     return learn
 
 
-def _on_fused(fused_BHW: Tensor, teacher_BHW: Tensor, is_positive_B: Tensor, config: FusionKDConfig) -> Tensor:
+def _on_fused(
+    fused_BHW: Tensor, teacher_BHW: Tensor, is_positive_B: Tensor, is_scored_BHW: Tensor, config: FusionKDConfig
+) -> Tensor:
     """The weighted cross-entropy, (B,)."""
     if config.wce == "agreement":
-        losses_B = agreement_cross_entropy(fused_BHW, teacher_BHW, is_positive_B, config.agreement)
-    elif config.wce == "legacy":
-        losses_B = legacy_cross_entropy(fused_BHW, teacher_BHW)
-    else:
-        return fused_BHW.new_zeros(len(fused_BHW))
+        losses_B = agreement_cross_entropy(fused_BHW, teacher_BHW, is_positive_B, config.agreement, is_scored_BHW)
+    else:  # as released it knows no pixel that is not scored: background to both costs least
+        losses_B = legacy_cross_entropy(fused_BHW * is_scored_BHW, teacher_BHW * is_scored_BHW)
     return config.wce_weight * losses_B
 
 
@@ -146,13 +134,6 @@ def _scored(images_BCHW: Tensor, ignores_glass: bool) -> Tensor:
 
 def _batch(loss_B: Tensor, config: FusionKDConfig) -> Tensor:
     return loss_B.sum() if config.batch_sum else loss_B.mean()
-
-
-def _enlarged(maps_BShw: Tensor, images_BCHW: Tensor) -> Tensor:
-    size = images_BCHW.shape[2:]
-    if maps_BShw.shape[2:] == size:
-        return maps_BShw
-    return nn.functional.interpolate(maps_BShw, size=size, mode="bilinear", align_corners=False)
 
 
 def candidate_epochs(epochs: int, number: int) -> tuple[int, ...]:
