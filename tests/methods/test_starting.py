@@ -39,3 +39,10 @@ def test_images_of_one_cell_are_refused_with_the_least_size_that_will_do() -> No
     refuse_small_images(FusionKD(config, classes, InputSpec(5, 0, None)))
     with pytest.raises(InputError, match=r"of 4 px were given.* one cell for 8 px.* images of more than 4 px"):
         refuse_small_images(FusionKD(config, classes, InputSpec(4, 0, None)))
+
+
+def test_a_student_of_the_same_network_with_other_options_is_told_that_it_has_no_weights() -> None:
+    weights = Path("vgg16-397923af.pth")
+    (note,) = weights_notes(FusionKDConfig(weights=weights, student_options={"attention": True}))
+    assert "--student-weights FILE" in note
+    assert weights_notes(FusionKDConfig(weights=weights, student_weights=weights)) == ()

@@ -48,7 +48,8 @@ def _given(config: Any) -> Iterator[tuple[str, Any, str]]:
             yield name, getattr(config, f"{stage}weights", None), f"--{stage}weights".replace("_", "-")
     if hasattr(config, "weights_of_student"):
         yield MIL_NETWORKS[config.teacher].backbone, config.weights, "--weights"
-        if config.student != config.teacher:
+        # of one network with other options the teacher's weights are not the student's
+        if config.student != config.teacher or config.weights not in (None, config.weights_of_student):
             yield MIL_NETWORKS[config.student].backbone, config.weights_of_student, "--student-weights"
 
 

@@ -172,9 +172,7 @@ def _check_start(variant: Variant, start: str, earlier: Sequence[str]) -> None:
 
 
 def _changed(variant: Variant, changes: Mapping[str, Any]) -> Variant:
-    own = {
-        name: value for name, value in changes.items() if _has(variant.config, name) and name not in variant.without
-    }
+    own = {name: value for name, value in changes.items() if _has(variant.config, name) and name not in variant.without}
     return replace(variant, config=replace(variant.config, **own))
 
 
@@ -227,4 +225,8 @@ def _variant(own: Mapping[str, Any], tree: Mapping[str, Any], path: Path) -> Var
     given = to_tree(method.presets[preset]) if preset is not None else {}
     config = build(method.config_type, {**given, **shared.get("settings", {}), **own.get("settings", {})})
     training = build(TrainSettings, {**tree.get("training", {}), **own.get("training", {})})
+    known = [one.name for one in fields(config)]
+    for left_out in own.get("without", ()):
+        if left_out not in known:
+            raise UnknownNameError(f"setting of {name} to go without", left_out, known)
     return Variant(own["name"], name, config, training, own.get("starts_from"), tuple(own.get("without", ())))
