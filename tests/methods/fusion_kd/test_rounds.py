@@ -124,3 +124,25 @@ def test_as_released_the_first_student_must_beat_the_teacher_to_be_kept() -> Non
 def test_a_row_survives_json() -> None:
     one = row(3, State(), "switch", reasons=("a", "b"))
     assert Row.from_json(one.to_json()) == one
+
+
+def test_a_student_that_was_rolled_back_does_not_raise_what_the_next_must_beat() -> None:
+    rules = replace(RULES, keeps_best=True)
+    drifted = row(1, State(), "rollback", scores={"f1_mix": 0.9})
+    after = state_after([drifted], rules)
+    better = row(2, after, "scheduled", scores={"f1_mix": 0.7})
+    assert state_after([drifted, better], rules).best == "round_2"
+
+
+def test_where_the_best_teaches_itself_a_student_may_start_from_it_too() -> None:
+    rules = replace(RULES, keeps_best=True, student_init="copy_best")
+    better = row(1, State(), "scheduled", scores={"f1_mix": 0.7})
+    worse = row(2, state_after([better], rules), "scheduled", scores={"f1_mix": 0.6}, kind="teacher")
+    then = state_after([better, worse], rules)
+    assert (then.teacher, then.start, then.kind) == ("round_1", "round_1", "student")
+
+
+def test_a_row_that_was_written_before_candidates_were_counted_is_read() -> None:
+    tree = row(1, State(), "switch").to_json()
+    del tree["candidates"]
+    assert Row.from_json(tree).candidates == 1

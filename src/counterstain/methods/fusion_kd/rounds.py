@@ -40,6 +40,7 @@ class Row:
         areas: Mean tumour area of both on held-out positives, the median ratio, the share that changed much.
         agreement: Overlap of both on held-out positives.
         maps: Pixels of an image for one of the teacher's kept maps, and the disk that they took.
+        candidates: How many checkpoints of the student were looked at; the best of them was judged.
     """
 
     number: int
@@ -55,6 +56,7 @@ class Row:
     areas: dict[str, float]
     agreement: float
     maps: dict[str, float] = field(default_factory=dict)
+    candidates: int = 1
 
     @property
     def name(self) -> str:
@@ -133,7 +135,8 @@ def state_after(rows: Sequence[Row], rules: Rules) -> State:
 
 
 def _scores(row: Row, rules: Rules) -> tuple[float | None, ...]:
-    return row.scores.get(rules.best_by), row.teacher_scores.get(rules.best_by)
+    of_student = None if row.decision == "rollback" else row.scores.get(rules.best_by)  # it can't be the best
+    return of_student, row.teacher_scores.get(rules.best_by)
 
 
 def _after(state: State, row: Row, rules: Rules) -> State:
@@ -172,11 +175,14 @@ def _after_scheduled(state: State, row: Row, rules: Rules, top: float | None) ->
     is_best = not rules.keeps_best or (score is not None and (before is None or score > before))
     if is_best:
         return _roles_changed(state, row, rules)
+    start, kind = state.teacher, state.teacher_kind
+    if rules.student_init == "copy_best":
+        start, kind = state.best, state.best_kind
     return replace(
         state,
         number=row.number + 1,
         teacher=state.best,
         teacher_kind=state.best_kind,
-        start=None if rules.student_init == "fresh" else state.teacher,
-        kind=state.teacher_kind,
+        start=None if rules.student_init == "fresh" else start,
+        kind=kind,
     )
