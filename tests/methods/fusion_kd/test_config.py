@@ -9,6 +9,7 @@ import pytest
 from counterstain.errors import InputError, UnknownNameError
 from counterstain.methods.fusion_kd.config import PRESETS, FusionKDConfig
 from counterstain.models.mil import MIL_NETWORKS
+from counterstain.settings import build, to_tree
 
 PAPER, LEGACY, ROBUST, SMALL = (PRESETS[name] for name in ("paper", "legacy", "robust", "small"))
 
@@ -21,7 +22,7 @@ def changed(one: FusionKDConfig, other: FusionKDConfig) -> set[str]:
 
 def test_what_the_paper_says_is_what_nobody_has_to_ask_for() -> None:
     assert PRESETS.keys() == {"paper", "legacy", "robust", "small"}
-    assert FusionKDConfig() == PAPER
+    assert changed(FusionKDConfig(), PAPER) == {"ignore_glass"}  # published without a mask of tissue, whatever the data
     assert (PAPER.teacher, PAPER.student, PAPER.mil_loss, PAPER.distill) == (
         "vgg_mil",
         "vgg_mil",
@@ -101,6 +102,9 @@ def test_the_optimiser_is_given_what_the_config_says() -> None:
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"margin": -0.1}, "margin"),
         ({"confidence": 1.5}, "confidence"),
+        ({"gm_power": 0.5}, "gm_power"),
+        ({"threshold": 1.0}, "threshold"),
+        ({"threshold": 0.9, "ignore_band": 0.2}, "ignore_band"),
         ({"cache_mb": 0.0}, "cache_mb"),
     ],
 )
@@ -109,7 +113,39 @@ def test_settings_that_contradict_or_leave_their_range_are_refused(settings: dic
         FusionKDConfig(**settings)
 
 
-@pytest.mark.parametrize("settings", [{"teacher": "vgg"}, {"student": "vgg"}, {"dice": "hard"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"teacher": "vgg"},
+        {"student": "vgg"},
+        {"dice": "hard"},
+        {"wce": "on"},
+        {"selector": "proxies"},
+        {"tta": "d8"},
+        {"schedule_keeps": "best"},
+    ],
+)
 def test_unknown_networks_and_losses_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UnknownNameError):
         FusionKDConfig(**settings)
+
+
+def test_unwatched_areas_survive_a_file_that_has_no_word_for_none() -> None:
+    unwatched = FusionKDConfig(area_band=None)
+    assert not unwatched.watches_areas
+    assert build(FusionKDConfig, to_tree(unwatched)) == unwatched
+    assert FusionKDConfig().watches_areas
+
+
+@pytest.mark.parametrize(
+    ("settings", "reads"),
+    [
+        ({"selector": "pixel_val"}, True),
+        ({"selector": "pixel_val", "max_rounds": 0}, False),
+        ({"selector": "proxy", "schedule_keeps": "best_f1"}, False),
+        ({"selector": "schedule"}, False),
+        ({"selector": "schedule", "schedule_keeps": "best_f1"}, True),
+    ],
+)
+def test_masks_are_read_where_they_decide(settings: dict[str, Any], reads: bool) -> None:
+    assert FusionKDConfig(**settings).reads_masks is reads

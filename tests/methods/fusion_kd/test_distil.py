@@ -90,10 +90,12 @@ def test_the_candidate_that_the_masks_rank_first_stands_for_its_round(
     truth, found = PixelTruth(blobs, blobs.val, method.index, 32), {}
     for path in (tmp_path / "rounds" / "1" / "candidates").iterdir():
         load_state(method.network, read_state(path))
-        found[path.stem] = truth.count(method.network).scores["f1_mix"]
+        found[path.stem] = truth.count(method.network).scores["f1_pos"]
     (row,) = read_json(tmp_path / "ledger.json")["rows"]
     assert len(found) == 3
-    assert found[f"epoch_{row['epoch']}"] == max(found.values()) == row["scores"]["f1_mix"]
+    assert found[f"epoch_{row['epoch']}"] == max(found.values()) == row["scores"]["f1_pos"]
+    assert row["candidates"] == 3
+    assert row["reasons"][0].endswith("; the best of 3 checkpoints on the same images")
     kept, chosen = (
         (tmp_path / "rounds" / "1" / name).read_bytes()
         for name in ("weights.safetensors", f"candidates/epoch_{row['epoch']}.safetensors")

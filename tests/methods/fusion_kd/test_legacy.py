@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from counterstain.data import PatchDataset
 from counterstain.errors import InputError
 from counterstain.files import read_json
 from counterstain.methods import FusionKD
+from counterstain.methods.fusion_kd import distil
 from counterstain.methods.fusion_kd.config import PRESETS
 from counterstain.methods.fusion_kd.learn import candidate_epochs, learn_labels, learn_maps
 from counterstain.methods.fusion_kd.rounds import Row, Rules, State, state_after
@@ -170,9 +172,10 @@ def steps_counted(run: Path) -> set[float]:
 
 
 def test_moments_are_carried_over_a_change_of_roles_as_released_and_not_otherwise(
-    blobs: PatchDataset, tmp_path: Path, distilled: Distilled
+    blobs: PatchDataset, tmp_path: Path, distilled: Distilled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not LEGACY.reset_optimizer
+    monkeypatch.setattr(distil, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None))  # leaves the last checkpoints
     distilled(blobs, tmp_path / "reset", **TINY, reset_optimizer=True)
     distilled(blobs, tmp_path / "kept", **TINY, reset_optimizer=False, teacher_run=tmp_path / "reset")
     assert steps_counted(tmp_path / "reset") == {NUM_STEPS}

@@ -1,9 +1,17 @@
 import pytest
 
 from counterstain.errors import InputError, UnknownNameError
-from counterstain.methods.fusion_kd.drift import Drift
-from counterstain.methods.fusion_kd.selectors import KEPT, SELECTORS, Verdict, claim, drift_verdict, scheduled
-from counterstain.metrics import Interval
+from counterstain.methods.fusion_kd.drift import AREA_BAND, Drift
+from counterstain.methods.fusion_kd.selectors import (
+    KEPT,
+    SELECTORS,
+    Basis,
+    Verdict,
+    claim,
+    drift_verdict,
+    run_claim,
+    scheduled,
+)
 
 SCORES = {"num_positive": 12.0, "num_patients": 3.0, "student_f1": 0.7, "teacher_f1": 0.625}
 
@@ -18,7 +26,8 @@ def test_only_pixel_truth_may_say_that_the_student_outperformed_the_teacher() ->
 
 def test_no_message_of_a_schedule_claims_that_a_student_is_better() -> None:
     verdicts = (scheduled(), Verdict(True, SCORES), Verdict(False, SCORES))
-    messages = [claim("schedule", verdict) for verdict in verdicts] + list(scheduled().reasons)
+    messages = [claim("schedule", verdict) for verdict in verdicts]
+    assert not scheduled().reasons
     for message in messages:
         assert "no claim that either is better" in message
         assert "outperform" not in message
@@ -41,10 +50,11 @@ def test_a_kept_teacher_has_a_sentence_too(name: str) -> None:
 
 def test_a_drift_inside_the_band_leaves_the_decision_to_the_selector() -> None:
     assert drift_verdict(Drift(1.3, 0.1, 0.26, 0.2)) is None
-    assert drift_verdict(Drift(0.75, 0.1, 0.15, 0.2)) is None
+    assert drift_verdict(Drift(0.5, 0.1, 0.1, 0.2)) is None
+    assert drift_verdict(Drift(0.55, 0.1, 0.11, 0.2), AREA_BAND) is None
 
 
-@pytest.mark.parametrize(("ratio", "way"), [(1.31, "grew"), (0.7, "shrank"), (0.0, "shrank")])
+@pytest.mark.parametrize(("ratio", "way"), [(1.31, "grew"), (0.49, "shrank"), (0.0, "shrank")])
 def test_a_drift_outside_the_band_is_rolled_back(ratio: float, way: str) -> None:
     verdict = drift_verdict(Drift(ratio, 0.5, ratio * 0.2, 0.2))
     assert verdict is not None
@@ -57,9 +67,29 @@ def test_a_band_without_one_is_refused() -> None:
         drift_verdict(Drift(1, 0, 0.2, 0.2), (1.1, 1.3))
 
 
-def test_a_verdict_becomes_plain_values() -> None:
-    interval = Interval(0.02, 0.01, 0.03, 0.95, 3, 100, 0.99)
-    tree = Verdict(True, {"gain": 0.02, "unknown": float("nan")}, interval, ("because",)).to_json()
-    assert tree["scores"] == {"gain": 0.02, "unknown": None}
-    assert tree["interval"]["above_zero"] == 0.99
-    assert scheduled().to_json()["interval"] is None
+def test_masks_that_choose_what_a_schedule_keeps_are_told() -> None:
+    basis = Basis(masks_choose=True)
+    for message in (claim("schedule", scheduled(), basis), run_claim("schedule", 3, basis)):
+        assert "no claim that" in message
+        assert message.endswith("validation masks chose which network is kept")
+    assert "masks" not in run_claim("schedule", 3, Basis())
+
+
+def test_a_choice_among_several_checkpoints_is_told_where_masks_made_it() -> None:
+    several = Basis(candidates=4)
+    assert claim("pixel_val", Verdict(True, SCORES), several).endswith("best of 4 checkpoints on the same images")
+    assert run_claim("pixel_val", 3, several).endswith("best of 4 checkpoints on the same images")
+    assert "checkpoints" not in claim("pixel_val", Verdict(True, SCORES), Basis())
+
+
+def test_areas_are_named_as_evidence_only_where_they_were_looked_at() -> None:
+    assert "B1-B6" in claim("proxy", Verdict(True))
+    assert "B1-B6" in run_claim("proxy", 1, Basis())
+    unwatched = Basis(watches_areas=False)
+    assert "B1-B5" in claim("proxy", Verdict(False), unwatched)
+    assert "B1-B5" in run_claim("proxy", 1, unwatched)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_a_run_without_rounds_claims_nothing(name: str) -> None:
+    assert "compared with nothing" in run_claim(name, 0, Basis(masks_choose=True))

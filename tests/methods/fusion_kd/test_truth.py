@@ -92,7 +92,8 @@ def test_pixel_truth_alone_reads_masks() -> None:
 def test_the_judge_alone_is_handed_pixel_truth() -> None:
     assert {name for name, tree in FILES.items() if "PixelTruth" in names_in(tree)} == {"judging", "distil"}
     functions = [node for node in ast.walk(FILES["distil"]) if isinstance(node, ast.FunctionDef)]
-    assert [node.name for node in functions if "PixelTruth" in names_in(node)] == ["judge"]
+    assert [node.name for node in functions if "PixelTruth" in names_in(node)] == ["_truth"]
+    assert {node.name for node in functions if "_truth" in names_in(node)} == {"_refuse", "judge"}
     # what trains is called without the judge
-    handed = {node.name for node in functions if {"judge", "Judge"} & names_in(node)}
+    handed = {node.name for node in functions if {"judge", "Judge", "_truth"} & names_in(node)}
     assert not handed & {"_learn_labels", "_learn_maps", "_teach", "_maps", "_loader"}

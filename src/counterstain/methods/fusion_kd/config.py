@@ -7,12 +7,14 @@ Does not know: how any setting is used.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from counterstain.data.augment import AugmentSettings
 from counterstain.errors import InputError, UnknownNameError
 from counterstain.losses import DICES, AgreementSettings
+from counterstain.methods.fusion_kd.drift import ANY_AREA, AREA_BAND
 from counterstain.methods.optimise import OptimiserSettings
 from counterstain.models.mil import MIL_NETWORKS
 
@@ -86,7 +88,7 @@ class FusionKDConfig:
         margin: In F1, by which a student must be better with "pixel_val".
         confidence: Share of resamples in which it must be.
         area_band: Median ratio of a student's tumour area to its teacher's, outside which the round is rolled back; None
-            looks at none.
+            becomes a band that nothing leaves.
         patience: Rounds in a row without a better student after which it stops, beyond the first.
         most_agreement: Overlap of student and teacher on held-out images above which a round taught nothing new.
         ema: Of the student's weights, averaged over steps; the average is judged and kept. 0 is none.
@@ -146,7 +148,7 @@ class FusionKDConfig:
     keep_candidates: bool = False
     margin: float = 0.005
     confidence: float = 0.9
-    area_band: tuple[float, float] | None = (0.5, 1.3)
+    area_band: tuple[float, float] | None = AREA_BAND
     patience: int = 1
     most_agreement: float = 0.98
     ema: float = 0.0
@@ -184,6 +186,12 @@ class FusionKDConfig:
             raise InputError(f"Setting 'ema' was given as {self.ema}; from 0 to below 1 was expected.")
         if self.area_fraction is not None and not 0 < self.area_fraction <= 1:
             raise InputError(f"Setting 'area_fraction' was given as {self.area_fraction}; above 0 and at most 1 fits.")
+        for name, known in _literals().items():
+            if getattr(self, name) not in known:
+                raise UnknownNameError(name, str(getattr(self, name)), known)
+        if self.gm_power < 1:
+            raise InputError(f"Setting 'gm_power' was given as {self.gm_power}; it must be at least 1, a plain mean.")
+        _ = self.agreement  # refuses a threshold or a band that leaves a class without pixels
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:
@@ -191,13 +199,27 @@ class FusionKDConfig:
             raise InputError(f"Setting 'neg_pos_ratio' was given as {self.neg_pos_ratio}; it must be above 0.")
         if self.area_weight and self.area_fraction is None:
             raise InputError("An area constraint was asked for without an area. Pass --area-fraction.")
-        if self.area_band is not None and not 0 < self.area_band[0] < 1 < self.area_band[1]:
+        if self.area_band is None:  # TOML has no word for it, and would bring the default back
+            object.__setattr__(self, "area_band", ANY_AREA)
+        elif not 0 < self.area_band[0] < 1 < self.area_band[1]:
             raise InputError(f"Setting 'area_band' was given as {self.area_band}; one end below 1 and one above fit.")
         if not self.reset_optimizer and self._networks_differ:
             raise InputError(
                 "The optimiser's moments were to be kept at a change of roles, but teacher and student differ. "
                 "Leave reset_optimizer on, or give both the same network."
             )
+
+    @property
+    def watches_areas(self) -> bool:
+        """Whether a round can be rolled back for its areas."""
+        assert self.area_band is not None
+        return self.area_band[0] > ANY_AREA[0] or self.area_band[1] < ANY_AREA[1]
+
+    @property
+    def reads_masks(self) -> bool:
+        """Whether masks of the validation split decide anything."""
+        keeps_best = self.selector == "schedule" and self.schedule_keeps == "best_f1"
+        return self.max_rounds > 0 and (self.selector == "pixel_val" or keeps_best)
 
     @property
     def _networks_differ(self) -> bool:
@@ -232,9 +254,17 @@ class FusionKDConfig:
         )
 
 
-_PAPER = FusionKDConfig()
-# 500 epochs: 31 of the teacher, then 30 for each student, roles changed 15 times whatever came of it.
+@cache
+def _literals() -> dict[str, tuple[str, ...]]:
+    """The settings that are one of a few words, and these words."""
+    kinds = get_type_hints(FusionKDConfig)
+    return {name: get_args(kind) for name, kind in kinds.items() if get_origin(kind) is Literal}
+
+
+_PAPER = FusionKDConfig(ignore_glass=False)
+# 31 epochs of the teacher and 16 x 30 of students are 511; the released 500 end within the last round
 _LEGACY = FusionKDConfig(
+    ignore_glass=False,
     wce="legacy",
     wce_weight=2.0,
     batch_sum=True,
@@ -245,7 +275,7 @@ _LEGACY = FusionKDConfig(
     schedule_keeps="best_f1",
     reset_optimizer=False,
     warmup_epochs=0,
-    area_band=(1e-4, 1e4),  # beyond any ratio; None would be lost in a TOML file
+    area_band=ANY_AREA,
     patience=15,
     candidates=30,
     most_agreement=1.0,

@@ -8,14 +8,15 @@
     run/rounds/2/weights.safetensors                    the candidate that was judged
     run/ledger.json                                     selector, what it may claim, rows, what was kept and why it ended
 
-Killed at any point and called again, it goes on and ends with the same ledger. Training sees images, labels and teachers'
-maps; the only thing here that may see masks is the judge's `PixelTruth`, and no training is handed the judge.
+Killed at any point and called again, it goes on, and on a CPU it ends with the same ledger. Training sees images, labels
+and teachers' maps; the only thing here that may see masks is the judge's `PixelTruth`, and no training is handed the judge.
 
 Does not know: how a loss is made, what a selector looks at, slides.
 """
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +41,7 @@ from counterstain.methods.fusion_kd.learn import candidate_epochs, keeper, label
 from counterstain.methods.fusion_kd.pixel_val import PixelTruth
 from counterstain.methods.fusion_kd.rounds import FIRST_TEACHER, Kind, Row, Rules, State, state_after
 from counterstain.methods.fusion_kd.seen import HeldOut
-from counterstain.methods.fusion_kd.selectors import claim
+from counterstain.methods.fusion_kd.selectors import Basis, Verdict, claim, run_claim
 from counterstain.methods.fusion_kd.taken import weights_taken
 from counterstain.methods.fusion_kd.verifier import VerifierSettings, fit_verifier
 from counterstain.methods.optimise import training_module, two_groups
@@ -119,7 +120,7 @@ class Distillation:
 
     def execute(self) -> State:
         """Trains what is missing, round after round; the state that it ends in."""
-        self._check_kinds()
+        self._refuse()
         self._learn_labels(FIRST_TEACHER, np.arange(len(self.patches)))
         if self.config.selector == "proxy":
             self._learn_labels(WITNESS, self._half(0))
@@ -133,8 +134,11 @@ class Distillation:
             rows = [*self.rows, row]
             state = state_after(rows, self.rules)
             self._write_ledger(rows, state)
+            judge.forget_but(state.teacher, state.best)
             self._tidy()
         self._write_ledger(self.rows, state)
+        for checkpoints in (*self.run.glob("*/checkpoints"), *self.run.glob("rounds/*/train/checkpoints")):
+            shutil.rmtree(checkpoints, ignore_errors=True)  # nothing goes on from here
         return state
 
     @property
@@ -165,6 +169,31 @@ class Distillation:
         if name.startswith("round_"):
             return self._folder(int(name.removeprefix("round_"))) / "weights.safetensors"
         return self.run / name / "weights.safetensors"
+
+    def _refuse(self) -> None:
+        """Refuses before hours of training what would fail after them."""
+        self._check_kinds()
+        config = self.config
+        halves = range(2 if config.cross_fit and config.max_rounds else 1 if config.selector == "proxy" else 0)
+        for half in halves:
+            self._half(half)
+        if not config.max_rounds:
+            return
+        self._check_patients()
+        self._maps(self._folder(1))
+        _ = self._held
+        if config.reads_masks:
+            _ = self._truth
+
+    def _check_patients(self) -> None:
+        """Refuses to call students better on patients that taught them."""
+        train, val = ({record.patient for record in self.data.split(name)} for name in ("train", "val"))
+        if self.config.selector != "schedule" and train & val:
+            raise InputError(
+                f"{len(train & val)} patients have images in the train and in the val split, {min(train & val)!r} first: "
+                f"selector {self.config.selector!r} would judge students by what they have learned from. Split by patient, "
+                "or pass --selector schedule."
+            )
 
     def _check_kinds(self) -> None:
         num_positive = int(self.is_positive.sum())
@@ -239,7 +268,7 @@ class Distillation:
 
     def judge(self) -> Judge:
         """Fits the verifier and looks at what does not change: once for each call of a run."""
-        config, held = self.config, HeldOut.of(self.data.split("val"), self.index, self.tile_px)
+        config, held, glass = self.config, self._held, self.ignores_glass
         if config.selector == "proxy":
             backbone = None
             if config.weights is not None:
@@ -247,20 +276,30 @@ class Distillation:
             log.say("Fitting the verifier, which sees labels and no maps.")
             settings = VerifierSettings.at(self.data.mpp)
             cells = fit_verifier(self.patches, self.index, settings, backbone).judge(held)
-            witness = Judge(replace(config, selector="schedule"), held).evidence(self.network(WITNESS, "teacher"))
-            return Judge(config, held, cells, witness.seen.maps_Nhw)
-        if config.selector == "pixel_val" or self.rules.keeps_best:
-            truth = PixelTruth(self.data, self.data.split("val"), self.index, self.tile_px, config.smooth_px)
-            return Judge(config, held, truth=truth)
-        return Judge(config, held)
+            witness = Judge(config, held, ignores_glass=glass).evidence(self.network(WITNESS, "teacher"))
+            return Judge(config, held, cells, witness.seen.maps_Nhw, ignores_glass=glass)
+        return Judge(config, held, truth=self._truth if config.reads_masks else None, ignores_glass=glass)
+
+    @cached_property
+    def _held(self) -> HeldOut:
+        return HeldOut.of(self.data.split("val"), self.index, self.tile_px)
+
+    @cached_property
+    def _truth(self) -> PixelTruth:
+        return PixelTruth(self.data, self.data.split("val"), self.index, self.tile_px, self.config.smooth_px)
 
     def _round(self, state: State, judge: Judge) -> Row:
         folder = self._folder(state.number)
         log.say(f"Round {state.number}: {state.teacher.replace('_', ' ')} teaches.")
         maps = self._maps(folder)
-        self._teach(state, maps)
-        files = self._learn_maps(state, maps, folder)
+        with ExitStack() as stack:
+            stack.callback(maps.free)  # a round that fails may be the last thing that is tried here
+            self._teach(state, maps)
+            files = self._learn_maps(state, maps, folder)
+            stack.pop_all()
         teacher = judge.evidence_of(state.teacher, lambda: self.network(state.teacher, state.teacher_kind))
+        if not self._ranks:
+            files = {max(files): files[max(files)]}
         epoch, student = self._best_candidate(state, files, judge)
         write_state(folder / "weights.safetensors", read_state(files[epoch]))
         judge.know(f"round_{state.number}", student)
@@ -273,11 +312,12 @@ class Distillation:
             kind=state.kind,
             epoch=epoch,
             decision="rollback" if has_drifted else changes if verdict.is_better else "keep",  # type: ignore[arg-type]
-            reasons=verdict.reasons if has_drifted else (claim(self.config.selector, verdict), *verdict.reasons),
+            reasons=verdict.reasons if has_drifted else (self._claim(verdict, len(files)), *verdict.reasons),
             scores=student.scores,
             teacher_scores=teacher.scores,
             interval=verdict.interval.to_json() if verdict.interval is not None else None,
             maps={"stride": maps.stride, "megabytes": maps.megabytes},
+            candidates=len(files),
             **judge.compared(student, teacher),
         )
         log.say(f"Round {row.number}: {row.decision}. {row.reasons[0]}")
@@ -347,19 +387,42 @@ class Distillation:
 
     def _best_candidate(self, state: State, files: Mapping[int, Path], judge: Judge) -> tuple[int, Evidence]:
         """The epoch whose weights rank first, and what is known of them; the last one where nothing tells them apart."""
-        found: dict[int, Evidence] = {}
-        for epoch, path in files.items():
+        best: tuple[int, Evidence] | None = None
+        for epoch, path in sorted(files.items()):
             network = self.build(state.kind, 0)
             load_state(network, read_state(path), source=str(path))
-            found[epoch] = judge.evidence(network)
-        best = max(found, key=lambda epoch: (found[epoch].rank, epoch))
-        return best, found[best]
+            found = judge.evidence(network)
+            if best is None or found.rank >= best[1].rank:
+                best = epoch, found
+        assert best is not None
+        return best
+
+    @property
+    def _ranks(self) -> bool:
+        """Whether anything is asked that tells candidates apart."""
+        return self.config.selector == "proxy" or self.config.reads_masks
+
+    def _basis(self, num_candidates: int) -> Basis:
+        return Basis(self.config.watches_areas, self.config.reads_masks, num_candidates)
+
+    def _claim(self, verdict: Verdict, num_candidates: int) -> str:
+        return claim(self.config.selector, verdict, self._basis(num_candidates))
+
+    def claims(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """What the run may say of itself after these rounds, and what that rests on; plain values."""
+        config = self.config
+        basis = self._basis(max((row.candidates for row in rows), default=1))
+        return {
+            "selector": config.selector,
+            "claim": run_claim(config.selector, config.max_rounds, basis),
+            "reads_masks": config.reads_masks,
+        }
 
     def _write_ledger(self, rows: list[Row], state: State) -> None:
         write_json(
             self.run / "ledger.json",
             {
-                "selector": self.config.selector,
+                **self.claims(rows),
                 "rows": [row.to_json() for row in rows],
                 "kept": state.best,
                 "kept_kind": state.best_kind,

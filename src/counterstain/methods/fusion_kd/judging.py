@@ -14,6 +14,7 @@ from torch import nn
 
 from counterstain.methods.fusion_kd.config import FusionKDConfig
 from counterstain.methods.fusion_kd.drift import agreement, area_drift
+from counterstain.methods.fusion_kd.finish import WithoutGlass
 from counterstain.methods.fusion_kd.pixel_val import Counted, PixelRules, PixelTruth, pixel_verdict
 from counterstain.methods.fusion_kd.proxy import ProxyMargins, ProxyScores, proxy_scores, proxy_verdict
 from counterstain.methods.fusion_kd.seen import HeldOut, Seen, look
@@ -34,11 +35,13 @@ class Evidence:
         seen: Its maps of the held-out images.
         proxy: Scores from image labels; None with another selector.
         counted: Pixels on the validation split's masks; None with a selector that reads none.
+        ranked_by: Which score of those masks orders candidates.
     """
 
     seen: Seen
     proxy: ProxyScores | None = None
     counted: Counted | None = None
+    ranked_by: str = "f1_pos"
 
     @property
     def scores(self) -> dict[str, float | None]:
@@ -50,9 +53,9 @@ class Evidence:
 
     @property
     def rank(self) -> float:
-        """By which a round's candidates are ordered; all alike without evidence."""
+        """By which a round's candidates are ordered: what the selector compares; all alike without evidence."""
         if self.counted is not None:
-            return self.counted.scores["f1_mix"]
+            return self.counted.scores[self.ranked_by]
         return self.proxy.total() if self.proxy is not None else 0.0
 
 
@@ -66,6 +69,7 @@ class Judge:
         cells: What the verifier says of them; None with another selector than "proxy".
         witness_Nhw: The witness's maps of them; None without one.
         truth: Masks of the validation split; None with a selector that reads none.
+        ignores_glass: Whether losses left glass out, so that no network has learned what it is.
     """
 
     config: FusionKDConfig
@@ -73,17 +77,20 @@ class Judge:
     cells: Cells | None = None
     witness_Nhw: "npt.NDArray[np.float16] | None" = None
     truth: PixelTruth | None = None
+    ignores_glass: bool = False
     _known: dict[str, Evidence] = field(default_factory=dict)
 
     def evidence(self, network: nn.Module) -> Evidence:
         """What the held-out images say of a network."""
+        network = WithoutGlass(network) if self.ignores_glass else network
         seen = look(network, self.held, with_views=self.cells is not None)
         proxy = counted = None
         if self.cells is not None:
             proxy = proxy_scores(seen, self.held, self.cells.tumour_Ngg, self.cells.is_tissue_Ngg, self.witness_Nhw)
         if self.truth is not None:
             counted = self.truth.count(network)
-        return Evidence(seen, proxy, counted)
+        # as released, a schedule keeps the best of positives and negatives alike
+        return Evidence(seen, proxy, counted, "f1_mix" if self.config.selector == "schedule" else "f1_pos")
 
     def evidence_of(self, name: str, network: Callable[[], nn.Module]) -> Evidence:
         """Likewise, looked at once for each name.
@@ -99,6 +106,11 @@ class Judge:
     def know(self, name: str, evidence: Evidence) -> None:
         """Keeps what was found under a name."""
         self._known[name] = evidence
+
+    def forget_but(self, *names: str) -> None:
+        """Frees what was found of networks that no round asks for again."""
+        for name in set(self._known) - set(names):
+            del self._known[name]
 
     def verdict(self, student: Evidence, teacher: Evidence) -> tuple[Verdict, bool]:
         """Whether a student takes its teacher's place, and whether it has drifted too far to be considered."""

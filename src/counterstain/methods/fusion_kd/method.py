@@ -27,7 +27,7 @@ from counterstain.methods import artefacts
 from counterstain.methods.base import DenseMethod, InputSpec
 from counterstain.methods.fusion_kd.config import PRESETS, FusionKDConfig
 from counterstain.methods.fusion_kd.distil import Distillation
-from counterstain.methods.fusion_kd.finish import smoothed, snapped
+from counterstain.methods.fusion_kd.finish import is_tissue, smoothed, snapped
 from counterstain.methods.fusion_kd.rounds import Kind, State
 from counterstain.methods.fusion_kd.taken import check_taken
 from counterstain.methods.multi_stage import halo_px
@@ -91,7 +91,7 @@ class FusionKD(DenseMethod):
         self.network, self.kind = distillation.network(state.best, state.best_kind), state.best_kind
         log.say(f"Kept: {state.best.replace('_', ' ')}. {_capital(state.end)}.")
         _join(run, distillation)
-        self.save(run, {**recipe.provenance(), **taken, **_kept(self.config, state)})
+        self.save(run, {**recipe.provenance(), **taken, **distillation.claims(distillation.rows), **_kept(state)})
 
     def _fresh(self, kind: Kind, seed: int) -> MilNetwork:
         """A new network, its backbone filled from the file that the config names."""
@@ -106,11 +106,19 @@ class FusionKD(DenseMethod):
             self.pretrained |= artefacts.load_pretrained(network.backbone, path, name)
         return network
 
+    @property
+    def ignores_glass(self) -> bool:
+        """Whether losses leave glass out, and masks call none of it tumour."""
+        given = self.config.ignore_glass
+        return self.input.white_is_background if given is None else given
+
     @torch.no_grad()
     def predict_maps(self, images_BCHW: Tensor, present_BC: Tensor | None = None) -> Tensor:
         self.network.eval()
         fused_B1HW = smoothed(self.network(images_BCHW)[:, -1:].float(), self.config.smooth_px)
         fused_B1HW = snapped(fused_B1HW, images_BCHW, self.config.snap_px)
+        if self.ignores_glass:  # nothing has taught it that glass is normal
+            fused_B1HW = fused_B1HW * is_tissue(images_BCHW)
         parts = [1 - fused_B1HW, fused_B1HW] if self.index == 1 else [fused_B1HW, 1 - fused_B1HW]
         maps_BCHW = torch.cat(parts, dim=1)
         if present_BC is None:
@@ -151,8 +159,8 @@ def _check_training(settings: TrainSettings) -> None:
         raise InputError("Batches of one image were given; the networks' norms need two. Raise --batch-size.")
 
 
-def _kept(config: FusionKDConfig, state: State) -> dict[str, Any]:
-    return {"selector": config.selector, "kept": state.best, "end": state.end}
+def _kept(state: State) -> dict[str, Any]:
+    return {"kept": state.best, "end": state.end}
 
 
 def _capital(sentence: str | None) -> str:

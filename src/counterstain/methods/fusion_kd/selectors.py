@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from counterstain.errors import InputError, UnknownNameError
-from counterstain.methods.fusion_kd.drift import Drift
+from counterstain.methods.fusion_kd.drift import AREA_BAND, Drift
 from counterstain.metrics.intervals import Interval
 from counterstain.metrics.segmentation import plain
 
@@ -20,7 +20,7 @@ SELECTORS: dict[str, str] = {
         "student outperformed teacher on {num_positive} pixel-labelled validation images of {num_patients} patients "
         "(F1 {student_f1:.1%}, teacher {teacher_f1:.1%})"
     ),
-    "proxy": "no pixel truth was looked at; image-label evidence B1-B6 favoured the student",
+    "proxy": "no pixel truth was looked at; image-label evidence {terms} favoured the student",
     "schedule": "roles change every round by schedule; no claim that either is better",
 }
 """By selector, what a report says of a change of roles."""
@@ -30,13 +30,45 @@ KEPT: dict[str, str] = {
         "teacher kept on {num_positive} pixel-labelled validation images of {num_patients} patients "
         "(F1 {teacher_f1:.1%}, student {student_f1:.1%})"
     ),
-    "proxy": "no pixel truth was looked at; image-label evidence B1-B6 did not favour the student",
+    "proxy": "no pixel truth was looked at; image-label evidence {terms} did not favour the student",
     "schedule": "roles stay by schedule; no claim that either is better",
 }
 """By selector, what a report says where the teacher stays."""
 
-BAND = (0.75, 1.3)
-"""Median ratios of areas, student to teacher, beyond which a student is rolled back. Source: ours."""
+
+_RUNS: dict[str, str] = {
+    "pixel_val": "roles changed only where the student outperformed its teacher on pixel-labelled validation images",
+    "proxy": "no pixel truth was looked at; image-label evidence {terms} decided which network is kept",
+    "schedule": "roles changed by schedule; no claim that any network is better than another",
+}
+_ALONE = "no rounds: the first teacher is kept, and compared with nothing"
+_MASKS_CHOSE = "; validation masks chose which network is kept"
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a decision rests on beside its selector's evidence.
+
+    Args:
+        watches_areas: Whether drifted areas are rolled back, B6.
+        masks_choose: Whether, with a schedule, validation masks choose what is kept.
+        candidates: Checkpoints of the student that were looked at.
+    """
+
+    watches_areas: bool = True
+    masks_choose: bool = False
+    candidates: int = 1
+
+    @property
+    def terms(self) -> str:
+        """Of the proxy, by name."""
+        return "B1-B6" if self.watches_areas else "B1-B5"
+
+    def beside(self, selector: str) -> str:
+        """What has to be said too: who chose, and among how many."""
+        chose = _MASKS_CHOSE if selector == "schedule" and self.masks_choose else ""
+        several = selector == "pixel_val" and self.candidates > 1
+        return chose + (f"; the best of {self.candidates} checkpoints on the same images" if several else "")
 
 
 @dataclass(frozen=True)
@@ -65,12 +97,13 @@ class Verdict:
         }
 
 
-def claim(selector: str, verdict: Verdict) -> str:
+def claim(selector: str, verdict: Verdict, basis: Basis | None = None) -> str:
     """The sentence that a report may print of a verdict.
 
     Args:
         selector: A name in SELECTORS, the one that made the verdict.
         verdict: What it said.
+        basis: What else it rests on.
 
     Raises:
         UnknownNameError: When there is no such selector.
@@ -78,15 +111,28 @@ def claim(selector: str, verdict: Verdict) -> str:
     if selector not in SELECTORS:
         raise UnknownNameError("selector", selector, SELECTORS)
     counts = {name: int(value) for name, value in verdict.scores.items() if name.startswith("num_")}
-    return (SELECTORS if verdict.is_better else KEPT)[selector].format(**{**verdict.scores, **counts})
+    basis = basis or Basis()
+    sentence = (SELECTORS if verdict.is_better else KEPT)[selector]
+    return sentence.format(**{**verdict.scores, **counts, "terms": basis.terms}) + basis.beside(selector)
+
+
+def run_claim(selector: str, num_rounds: int, basis: Basis) -> str:
+    """The sentence that a report may print of a whole run.
+
+    Args:
+        selector: A name in SELECTORS.
+        num_rounds: At most; 0 leaves the first teacher.
+        basis: What decisions rest on.
+    """
+    return _RUNS[selector].format(terms=basis.terms) + basis.beside(selector) if num_rounds else _ALONE
 
 
 def scheduled() -> Verdict:
-    """The verdict of a schedule: roles change, and nothing is said about who is better."""
-    return Verdict(True, reasons=(SELECTORS["schedule"],))
+    """The verdict of a schedule: roles change, and nothing speaks for or against either."""
+    return Verdict(True)
 
 
-def drift_verdict(drift: Drift, band: tuple[float, float] = BAND) -> Verdict | None:
+def drift_verdict(drift: Drift, band: tuple[float, float] = AREA_BAND) -> Verdict | None:
     """The verdict that rolls a drifted student back, to be asked for before any selector.
 
     Args:

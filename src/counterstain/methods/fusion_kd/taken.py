@@ -71,7 +71,7 @@ def check_taken(config: FusionKDConfig, method: str, data_digest: str, seed: int
         )
     if config.cross_fit and weights_taken(config, "half_a") is not None and known["training"]["seed"] != seed:
         raise InputError(
-            f"{run} was given as --teacher-run with seed {known['training']['seed']}, and this run has {seed}: its halves of "
-            f"the patients are others. Pass --seed {known['training']['seed']}, or leave cross_fit out."
+            f"{run} was given as --teacher-run with seed {known['training']['seed']}, and this run has {seed}: its halves "
+            f"of the patients are others. Pass --seed {known['training']['seed']}, or leave cross_fit out."
         )
     return {name: value for name, value in known.items() if name.endswith("_saw_pixel_truth")}
