@@ -110,13 +110,13 @@ def test_what_is_wrong_with_one_slide_is_told_of_it_alone(tmp_path: Path) -> Non
     drawn(tmp_path, "x", "z", "foreign"), drawn(tmp_path / "copy", "z", "foreign")
     slides = [
         CohortSlide("x", Path("x.svs"), "P1", "tumour", "train"),
-        CohortSlide("y", Path("y.svs"), "P2", "normal", "trian"),
+        CohortSlide("y", Path("y.svs"), "P2", "normal", "trains"),
         CohortSlide("z", Path("z.svs"), "P3", "tumour", "train"),
     ]
     plan = plan_slides(slides, tmp_path, PlanSettings())
     assert [one.name for one in plan.slides] == ["x"]
     reasons = {one.what: one.reason for one in plan.refused}
-    assert "'trian'" in reasons["y"]
+    assert "'trains'" in reasons["y"]
     assert "Several annotation files" in reasons["z"]
     assert "copy" in reasons["z"]
 

@@ -107,7 +107,7 @@ def test_a_study_names_its_metric_and_who_starts_from_whom(tmp_path: Path) -> No
         ('starts_from = "teacher"', 'starts_from = "plain"', UnknownNameError, "earlier variant for 'student'"),
         ('starts_from = "teacher"', 'starts_from = "student"', UnknownNameError, "earlier variant for 'student'"),
         ('starts_from = "student"', 'starts_from = "student"\nmethod = "sshr"', InputError, "no setting 'teacher_run'"),
-        ('name = "plain"', 'name = "plain"\nwithout = ["weigths"]', UnknownNameError, "Did you mean 'weights'"),
+        ('name = "plain"', 'name = "plain"\nwithout = ["weightss"]', UnknownNameError, "Did you mean 'weights'"),
         (
             'starts_from = "student"',
             'starts_from = "student"\nsettings = { teacher_run = "runs/a" }',

@@ -29,8 +29,8 @@ no collapse. Source: ours; 66 px of 256 x 256."""
 AREA_BAND = (0.25, 1.3)
 """Median ratios of areas, student to teacher, beyond which a student is rolled back.
 
-Source: ours. A teacher of constant masks sees about twice the tumour that there is, so a good first student shrinks, to 0.35
-to 0.8 of it on sets with known masks, where an end of 0.5 kept worse teachers. Growth has no such excuse.
+Source: ours. A teacher of constant masks sees about twice the tumour that there is, so a good first student shrinks, to
+0.35 to 0.8 of it on sets with known masks, where an end of 0.5 kept worse teachers. Growth has no such excuse.
 """
 
 ANY_AREA = (1e-4, 1e4)
