@@ -56,10 +56,10 @@ def test_as_released_differs_from_the_text_where_the_code_does() -> None:
 
 
 def test_what_is_recommended_designs_the_drift_out_and_asks_for_no_masks() -> None:
-    assert (ROBUST.dice, ROBUST.wce, ROBUST.selector) == ("dml", "agreement", "proxy")
+    assert (ROBUST.dice, ROBUST.wce, ROBUST.selector) == ("squared", "agreement", "proxy")
     assert ROBUST.area_band == FusionKDConfig().area_band is not None
     assert ROBUST.neg_pos_ratio == 2
-    assert ROBUST.anchor_weight > 0
+    assert ROBUST.anchor_weight == 0
     assert 0 < ROBUST.ema < 1
     assert ROBUST.augment.flip
     assert ROBUST.augment.turn
