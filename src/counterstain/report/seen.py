@@ -65,24 +65,13 @@ def notes_on_choice(run: Path, data: PatchDataset, split: str, data_digest: str)
     selector = provenance.get("selector")
     if selector is None or config.get("max_rounds") == 0:
         return ()
-    reads_masks = selector == "pixel_val" or (selector == "schedule" and config.get("schedule_keeps") == "best_f1")
-    notes = [f"Selector {selector!r}: {_claim(selector, provenance['kept'], reads_masks=reads_masks)}."]
-    if reads_masks and split == "val" and _may_have_chosen(provenance.get("data"), data, data_digest):
+    notes = [f"Selector {selector!r}: {provenance['claim']}."]
+    if provenance["reads_masks"] and split == "val" and _may_have_chosen(provenance.get("data"), data, data_digest):
         notes.append(
             "The network was chosen by masks of the validation split that it is scored on here: such scores come out too "
             "high, and are no test. Score the test split."
         )
     return tuple(notes)
-
-
-def _claim(selector: str, kept: str, *, reads_masks: bool) -> str:
-    """What may be said of the network that was kept, without the numbers of each round, which are in the run's ledger."""
-    from counterstain.methods.fusion_kd.rounds import FIRST_TEACHER
-    from counterstain.methods.fusion_kd.selectors import KEPT, SELECTORS
-
-    if reads_masks:
-        return f"{kept.replace('_', ' ')} was kept by its F1 on pixel-labelled validation images"
-    return (KEPT if kept == FIRST_TEACHER else SELECTORS)[selector]
 
 
 def _may_have_chosen(recorded: dict[str, Any] | None, data: PatchDataset, data_digest: str) -> bool:
