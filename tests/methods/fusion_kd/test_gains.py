@@ -1,5 +1,6 @@
 """Whole runs on a synthetic set: a student takes the place of a teacher that sees too much."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,22 @@ def test_by_masks_it_does_too(data: PatchDataset, alone: Path, gained: Path, tmp
     assert row["decision"] == "switch"
     assert row["scores"]["f1_pos"] == pytest.approx(f1(data, gained, "rounds/1"))  # who decides changes no student
     assert row["scores"]["f1_pos"] > row["teacher_scores"]["f1_pos"] + 0.01
+
+
+@pytest.mark.parametrize("selector", ["proxy", "pixel_val", "schedule"])
+def test_a_planted_dilation_is_rolled_back(
+    data: PatchDataset, alone: Path, gained: Path, tmp_path: Path, selector: str
+) -> None:
+    """The better student teaches, and a strong anchor on the mean of all pixels makes its student call them all tumour."""
+    planted = tmp_path / "planted"
+    shutil.copytree(alone, planted)
+    shutil.copy(gained / "rounds" / "1" / "weights.safetensors", planted / "teacher" / "weights.safetensors")
+    anchored = {"anchor_weight": 200.0, "gm_power": 1.0, "wce": "off", "neg_pos_ratio": 1.0, "round_epochs": 16}
+    run = tmp_path / "run"
+    ledger = distilled(data, run, selector=selector, max_rounds=1, teacher_run=planted, **anchored)
+    (row,) = ledger["rows"]
+    assert row["areas"]["median_ratio"] > 1.3
+    assert row["decision"] == "rollback"
+    assert row["reasons"][0].startswith("rolled back: areas grew")
+    assert ledger["kept"] == "teacher"
+    assert f1(data, run, "rounds/1") < f1(data, run, "teacher") - 0.01
