@@ -1,4 +1,4 @@
-"""Whole runs on a synthetic set: a student takes the place of a teacher that sees too much."""
+"""Whole runs on a synthetic set: a student takes the place of a teacher that sees too much, a dilated one does not."""
 
 import shutil
 from pathlib import Path
@@ -18,6 +18,8 @@ from counterstain.training import TrainSettings
 pytestmark = pytest.mark.slow
 
 SEED = 1
+"""The proxy says yes with seeds 1, 2 and 4, and no with 3, where the student is better by less: it has 16 images to go by."""
+
 SIDE_PX = 96
 """Blobs are enlarged, or cells of the deepest tap would see whole images."""
 
