@@ -18,7 +18,7 @@ from counterstain.training import TrainSettings
 pytestmark = pytest.mark.slow
 
 SEED = 1
-"""The proxy says yes with seeds 1, 2 and 4, and no with 3, where the student is better by less: it has 16 images to go by."""
+"""The proxy says yes with 1, 2 and 4, and no with 3, where the student is better by less: it has 16 images to go by."""
 
 SIDE_PX = 96
 """Blobs are enlarged, or cells of the deepest tap would see whole images."""

@@ -104,6 +104,8 @@ def test_glass_is_left_out_of_a_teachers_loss() -> None:
     images[..., 2] = 245
     assert of_labels(pixels(0.25, 0.75, 0.1), images, ignores_glass=True) == pytest.approx(4 / 4)
     assert of_labels(pixels(0.25, 0.75, 0.1), images) > 4 / 4
+    validate = label_loss(Fixed(pixels(0.25, 0.75, 0.1)), PLAIN, 1, True)
+    assert float(validate((images, LABELS[:1])).detach()) == pytest.approx(4 / 4)
 
 
 def test_pooled_labels_and_an_area_are_learned_where_they_are_asked_for() -> None:
@@ -117,7 +119,7 @@ def test_pooled_labels_and_an_area_are_learned_where_they_are_asked_for() -> Non
 def test_a_validation_loss_is_a_mean_of_images_as_they_are() -> None:
     config = replace(PLAIN, batch_sum=True, augment_teacher=True, turn=True, stain_sigma=0.5)
     images_BCHW = (noise(2, 3, 4, 4) * 255).to(torch.uint8)
-    validate = label_loss(Echo(), config, 1)
+    validate = label_loss(Echo(), config, 1, False)
     found = float(validate((images_BCHW, LABELS)))
     assert float(validate((images_BCHW, LABELS))) == found
     assert found == pytest.approx(float(learn_labels(Echo(), PLAIN, 1, False)((images_BCHW, LABELS), generator(), 0)))

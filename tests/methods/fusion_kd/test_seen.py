@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from counterstain.data.records import PatchDataset
 from counterstain.errors import InputError
@@ -62,6 +63,47 @@ def test_a_network_that_minds_where_things_are_is_less_consistent(held: HeldOut)
     assert fair.consistency_N.mean() > 0.95
     assert tilted.consistency_N.mean() < fair.consistency_N.mean() - 0.1
     assert ((tilted.consistency_N >= 0) & (tilted.consistency_N <= 1)).all()
+
+
+def test_consistency_is_one_less_the_mean_difference_of_three_views(held: HeldOut) -> None:
+    network, images_BCHW = Dark(tilt=3.0).eval(), next(batches(held.patches))
+
+    def squares(maps_BHW: np.ndarray) -> np.ndarray:
+        return maps_BHW.reshape(len(maps_BHW), 16, 4, 16, 4).mean((2, 4))
+
+    def shown(array_BCHW: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            found: np.ndarray = network(torch.from_numpy(array_BCHW.copy()))[:, -1].numpy()
+        return found
+
+    array_BCHW = images_BCHW.numpy()
+    plain = squares(shown(array_BCHW))
+    mirrored = squares(shown(array_BCHW[..., ::-1])[..., ::-1])
+    turned = squares(np.rot90(shown(np.rot90(array_BCHW, 1, (2, 3))), -1, (1, 2)))
+    smaller_BCHW = functional.interpolate(images_BCHW, (45, 45), mode="bilinear", antialias=True)
+    smaller_B1HW = torch.from_numpy(shown(smaller_BCHW.numpy()))[:, None]
+    smaller = squares(functional.interpolate(smaller_B1HW, (64, 64), mode="bilinear")[:, 0].numpy())
+    apart = np.mean([np.abs(plain - view).mean((1, 2)) for view in (mirrored, turned, smaller)], axis=0)
+    np.testing.assert_allclose(look(network, held, with_views=True).consistency_N, 1 - apart, atol=1e-5)
+    assert apart.min() > 0.01
+
+
+def test_a_small_map_is_called_no_less_consistent_than_a_large_one(held: HeldOut) -> None:
+    """A slip of as many pixels costs as much, however much of the image is called tumour."""
+
+    class Slipping(nn.Module):
+        """Calls the columns left of one tumour, in every view alike: mirroring and turning bring out what is not."""
+
+        def __init__(self, column: int) -> None:
+            super().__init__()
+            self.column = nn.Parameter(torch.tensor(float(column)), requires_grad=False)
+
+        def forward(self, images_BCHW: Tensor) -> Tensor:
+            columns_W = torch.arange(images_BCHW.shape[3]) * 64 / images_BCHW.shape[3]
+            return (columns_W < self.column).float().expand(len(images_BCHW), 1, images_BCHW.shape[2], -1)
+
+    narrow, wide = (look(Slipping(column), held, with_views=True).consistency_N for column in (8, 56))
+    np.testing.assert_allclose(narrow, wide, atol=0.02)
 
 
 def test_oblong_images_are_turned_and_turned_back(tmp_path: Path) -> None:

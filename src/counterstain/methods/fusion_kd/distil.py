@@ -236,7 +236,7 @@ class Distillation:
                 config.optimiser(0),
                 seed,
                 learn_labels(network, config, self.index, self.ignores_glass),
-                label_loss(network, config, self.index),
+                label_loss(network, config, self.index, self.ignores_glass),
             )
             fit(module, loader, folder, settings, self._val_loader() if settings.patience else None)
 

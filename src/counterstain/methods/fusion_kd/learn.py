@@ -57,13 +57,14 @@ def learn_labels(network: nn.Module, config: FusionKDConfig, index: int, ignores
     return learn
 
 
-def label_loss(network: nn.Module, config: FusionKDConfig, index: int) -> Validate:
-    """How a batch of held-out images and labels becomes a teacher's validation loss: nothing varied."""
+def label_loss(network: nn.Module, config: FusionKDConfig, index: int, ignores_glass: bool) -> Validate:
+    """How a batch of held-out images and labels becomes a teacher's validation loss: a mean, of images as they are."""
 
     def validate(batch: tuple[Tensor, Tensor]) -> Tensor:
         images_BCHW, labels_BC = batch
-        outputs_BSHW = network(images_BCHW.float() / 255)
-        return _mil(outputs_BSHW, labels_BC[:, index] > 0.5, None, config).mean()
+        images_BCHW = images_BCHW.float() / 255
+        is_scored_B1HW = _scored(images_BCHW, ignores_glass) > 0.5
+        return _mil(network(images_BCHW), labels_BC[:, index] > 0.5, is_scored_B1HW, config).mean()
 
     return validate
 
