@@ -1,4 +1,4 @@
-"""What rooms hand each other: classes, maps, a slide's map on disk, regions.
+"""What rooms hand each other: classes, maps, a slide's map on disk, regions, a slide's score.
 
 A slide's map is a Zarr group with two arrays in one `Frame`:
 `probability` (C, H, W) float16 in [0, 1], NaN where no tile reached, and `label` (H, W) uint8, the class with the largest
@@ -118,6 +118,44 @@ class Region:
     class_name: str
     area_mm2: float
     mean_probability: float | None = None
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What turns a cell of a slide into an embedding.
+
+    Args:
+        name: As flags and files call it: "scae", "mobilenet_v2", "timm:NAME", or an imported file's own word.
+        num_features: Channels of an embedding.
+        digest: Of its weights and settings; embeddings of two digests are never mixed.
+        input_px: Width and height at which it is shown a cell; None where embeddings were imported.
+        licence: Of its weights; "unknown" where nobody said.
+    """
+
+    name: str
+    num_features: int
+    digest: str
+    input_px: int | None
+    licence: str = "unknown"
+
+
+@dataclass(frozen=True)
+class SlideScore:
+    """What a slide method says of a slide.
+
+    Args:
+        slide_id: Which.
+        probability: Of the positive class, calibrated where the run is.
+        logit: Of the positive class against the other, before calibration.
+        decision: A class's name; None where the method abstains.
+        prediction_set: The classes that can't be ruled out at the run's promised error; empty where none was promised.
+    """
+
+    slide_id: str
+    probability: float
+    logit: float
+    decision: str | None
+    prediction_set: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from counterstain.methods.multi_stage import MultiStage
 from counterstain.methods.multi_stage_config import MultiStageConfig
 from counterstain.methods.sshr import SSHR, SSHRConfig
 
-METHODS: dict[str, type[Method]] = {"sshr": SSHR, "multi_stage": MultiStage, "fusion_kd": FusionKD}
+METHODS: dict[str, type[DenseMethod]] = {"sshr": SSHR, "multi_stage": MultiStage, "fusion_kd": FusionKD}
+"""Methods that learn from patches and give maps."""
 
 
-def find_method(name: str) -> type[Method]:
+def find_method(name: str) -> type[DenseMethod]:
     """A method by its name.
 
     Raises:

@@ -1,7 +1,8 @@
 """What every method is: a config, classes and a network, that learns from weak labels and is kept in a run folder.
 
-A method has a network, it is none; its Lightning module is private to its file. `DenseMethod` gives maps. A finished run
-holds `model.safetensors` and `model.json`, which are enough to load the method anywhere.
+A method has a network, it is none; its Lightning module is private to its file. `DenseMethod` learns from patches and gives
+maps, `SlideMethod` in slide_method.py learns from whole slides and gives scores. A finished run holds `model.safetensors`
+and `model.json`, which are enough to load the method anywhere.
 
 Does not know: slides, tiles, exports.
 """
@@ -50,16 +51,46 @@ class Method(ABC):
     presets: ClassVar[Mapping[str, Any]]
     """Configs by name; the first is the published one, after the released code where the paper is silent."""
 
-    num_classes: ClassVar[int | None] = None
-    """How many classes its data must have; None takes any number."""
-
     config: Any
     classes: Classes
-    input: InputSpec
     network: nn.Module
 
     pretrained: dict[str, Any]
     """What is known of its pretrained weights; plain values for its provenance."""
+
+    @abstractmethod
+    def save(self, run: Path, provenance: dict[str, Any] | None = None) -> None:
+        """Writes `model.safetensors` and `model.json` into a run folder.
+
+        Args:
+            run: The run folder.
+            provenance: Plain values: what it was trained on and how.
+        """
+
+    @classmethod
+    @abstractmethod
+    def load(cls, description: dict[str, Any], state: dict[str, Tensor]) -> Self:
+        """The method that `save` wrote.
+
+        Args:
+            description: The content of its `model.json`.
+            state: The tensors of its `model.safetensors`.
+
+        Raises:
+            WeightsError: When a tensor is missing, left over or of another shape.
+        """
+
+
+class DenseMethod(Method):
+    """A method that learns from labelled patches and gives maps."""
+
+    num_classes: ClassVar[int | None] = None
+    """How many classes its data must have; None takes any number."""
+
+    input: InputSpec
+
+    thresholds: tuple[float, ...]
+    """One for each class, above which it is judged present."""
 
     @classmethod
     @abstractmethod
@@ -87,35 +118,6 @@ class Method(ABC):
         Raises:
             StaleResultError: When the run folder holds a run of other settings.
         """
-
-    @abstractmethod
-    def save(self, run: Path, provenance: dict[str, Any] | None = None) -> None:
-        """Writes `model.safetensors` and `model.json` into a run folder.
-
-        Args:
-            run: The run folder.
-            provenance: Plain values: what it was trained on and how.
-        """
-
-    @classmethod
-    @abstractmethod
-    def load(cls, description: dict[str, Any], state: dict[str, Tensor]) -> Self:
-        """The method that `save` wrote.
-
-        Args:
-            description: The content of its `model.json`.
-            state: The tensors of its `model.safetensors`.
-
-        Raises:
-            WeightsError: When a tensor is missing, left over or of another shape.
-        """
-
-
-class DenseMethod(Method):
-    """A method that gives maps."""
-
-    thresholds: tuple[float, ...]
-    """One for each class, above which it is judged present."""
 
     @abstractmethod
     def predict_maps(self, images_BCHW: Tensor, present_BC: Tensor | None = None) -> Tensor:

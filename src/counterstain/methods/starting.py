@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from counterstain.errors import InputError
-from counterstain.methods.base import Method
+from counterstain.methods.base import DenseMethod
 from counterstain.models.backbones import Backbone
 from counterstain.models.mil import MIL_NETWORKS
 
@@ -53,7 +53,7 @@ def _given(config: Any) -> Iterator[tuple[str, Any, str]]:
             yield MIL_NETWORKS[config.student].backbone, config.weights_of_student, "--student-weights"
 
 
-def refuse_small_images(method: Method) -> None:
+def refuse_small_images(method: DenseMethod) -> None:
     """Refuses images of which the deepest features see one place alone: a map of one cell says nothing of where.
 
     Raises:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from counterstain.data import PatchDataset
 from counterstain.methods import DenseMethod, load_dense_method, model_digest
-from counterstain.methods.base import Method
 from counterstain.training import TrainSettings
 from counterstain.training.fit import read_losses
 
@@ -39,7 +38,7 @@ class DenseMethodContract:
     tile_px: ClassVar[int] = 32
     training: ClassVar[TrainSettings] = TrainSettings(epochs=2, batch_size=8, seed=1)
 
-    def create(self, data: PatchDataset, seed: int = 1) -> Method:
+    def create(self, data: PatchDataset, seed: int = 1) -> DenseMethod:
         """A fresh one, from a seed."""
         from counterstain.methods import find_method
 
