@@ -109,7 +109,29 @@ def begin(run: Path, recipe: Recipe) -> bool:
         if not path.is_file():
             flag = name.replace("_", "-")
             raise MissingFileError(f"{path} was given as pretrained weights, but no file is there. Check --{flag}.")
-    digest = recipe.digest()
+    tree = {
+        "method": recipe.method,
+        "settings": to_tree(recipe.settings),
+        "training": to_tree(recipe.training),
+        "data": recipe.data_tree(),
+    }
+    return open_run(run, recipe.digest(), tree)
+
+
+def open_run(run: Path, digest: str, tree: dict[str, Any]) -> bool:
+    """Opens a run folder, new or begun by what has the same digest.
+
+    Args:
+        run: The folder.
+        digest: Of all that changes the result.
+        tree: What `config.toml` says: the settings that repeat the run.
+
+    Returns:
+        Whether the run is finished already.
+
+    Raises:
+        StaleResultError: When the folder holds a run of another digest, or of one that is not noted.
+    """
     note = run / "run.json"
     if note.exists() and read_json(note)["digest"] != digest:
         raise StaleResultError(
@@ -121,15 +143,7 @@ def begin(run: Path, recipe: Recipe) -> bool:
             f"{run} holds {', '.join(left)} and no run.json, so what it was made from is not known. Give another folder, "
             "or remove that one to train afresh."
         )
-    write_toml(
-        run / "config.toml",
-        {
-            "method": recipe.method,
-            "settings": to_tree(recipe.settings),
-            "training": to_tree(recipe.training),
-            "data": recipe.data_tree(),
-        },
-    )
+    write_toml(run / "config.toml", tree)
     write_json(note, {"digest": digest, "counterstain": __version__})
     return (run / "model.json").exists()
 

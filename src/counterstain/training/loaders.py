@@ -6,7 +6,7 @@ one would have seen.
 Does not know: what an item is, networks, Lightning.
 """
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
 
 import torch
@@ -95,7 +95,13 @@ class RatioShuffle(Sampler[int]):
 
 
 def train_loader(
-    data: Dataset[Any], *, batch_size: int, seed: int, num_workers: int = 0, sampler: Sampler[int] | None = None
+    data: Dataset[Any],
+    *,
+    batch_size: int,
+    seed: int,
+    num_workers: int = 0,
+    sampler: Sampler[int] | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
 ) -> DataLoader[Any]:
     """A loader of full batches in a seeded order; what is left over in an epoch comes in another epoch's order.
 
@@ -105,6 +111,7 @@ def train_loader(
         seed: Of the run.
         num_workers: Processes that read; 0 reads in this one.
         sampler: The order, where it is not `SeededShuffle`; it has a length, and carries a seed of its own.
+        collate: Makes a batch of items, where they can't simply be stacked.
 
     Raises:
         InputError: When an epoch has fewer items than one batch holds.
@@ -117,6 +124,7 @@ def train_loader(
         data,
         batch_size=batch_size,
         sampler=order,
+        collate_fn=collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         drop_last=True,
