@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import zarr
 from counterstain.errors import InputError, MissingFileError, UnknownNameError
 from counterstain.geometry import Box, Frame, Mpp, Point, Size
 from counterstain.layouts import LAYOUTS, find_layout
-from counterstain.results import UNCOVERED, Classes, Maps, SlideMap, SlideRecord
+from counterstain.results import UNCOVERED, Classes, Maps, ScoredSlide, SlideMap, SlideRecord
 
 CLASSES = Classes(("tumour", "stroma"), ((255, 0, 0), (0, 255, 0)))
 RECORD = SlideRecord("a.svs", "tiff", Size(100, 80), Mpp(0.25, 0.5), "reader", Box(0, 0, 100, 80), "abc")
@@ -76,3 +77,14 @@ def test_layouts_know_patients_labels_and_their_ignored_value() -> None:
     assert all(layout.mask_ignore == len(layout.classes) for layout in LAYOUTS.values())
     with pytest.raises(UnknownNameError, match="Did you mean 'bcss_wsss'"):
         find_layout("bcss")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"label": 2}, {"probability": 1.2}, {"probability": float("nan")}, {"logit": float("nan")}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_scored_slide_without_a_label_or_a_score_is_refused(wrong: dict[str, float]) -> None:
+    fields: dict[str, Any] = {"label": 1, "probability": 0.7, "logit": 0.4, **wrong}
+    with pytest.raises(InputError, match="'s1' has"):
+        ScoredSlide("s1", "p1", fold="0", **fields)

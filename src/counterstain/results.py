@@ -7,6 +7,7 @@ probability, `UNCOVERED` where no tile reached. Its attributes say what slide, r
 Does not know: who makes or writes them.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -156,6 +157,49 @@ class SlideScore:
     logit: float
     decision: str | None
     prediction_set: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScoredSlide:
+    """A slide whose label is known, beside what a model that was not fitted on it says: a row of an honest estimate.
+
+    Args:
+        slide_id: Which.
+        patient_id: Whose; slides of one patient are resampled together.
+        label: 1 for the positive class, 0 for the other.
+        fold: Which model scored it: the fold that left it out, or "test" for one held-out model.
+        logit: Of the positive class against the other, before calibration.
+        probability: Of the positive class, calibrated on slides that neither trained that model nor are scored here.
+        threshold: The probability from which that model says positive, chosen likewise.
+        decision: A class's name; None where the method abstains.
+        prediction_set: The classes that can't be ruled out at the promised error, which may be none of them; None where no
+            error was promised.
+        site: Where the slide comes from; None where the cohort does not say.
+        scanner: What scanned it; None where the cohort does not say.
+        local_share: Weight of the local stream in [0, 1], 1 less that of the regional one; None where a method has no two.
+    """
+
+    slide_id: str
+    patient_id: str
+    label: int
+    fold: str
+    logit: float
+    probability: float
+    threshold: float = 0.5
+    decision: str | None = None
+    prediction_set: tuple[str, ...] | None = None
+    site: str | None = None
+    scanner: str | None = None
+    local_share: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.label not in (0, 1):
+            raise InputError(f"Slide {self.slide_id!r} has label {self.label!r}; 0 or 1 was expected.")
+        if not math.isfinite(self.logit) or not 0 <= self.probability <= 1:
+            raise InputError(
+                f"Slide {self.slide_id!r} has probability {self.probability} and logit {self.logit}; a probability "
+                "in [0, 1] and a finite logit were expected. Leave a slide that could not be scored out of the table."
+            )
 
 
 @dataclass(frozen=True)
