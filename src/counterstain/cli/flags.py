@@ -97,7 +97,14 @@ def _shown(value: Any) -> str:
 
 
 def _field_texts(cls: type[Any]) -> dict[str, str]:
-    """What the docstring's `Args` section says of each field."""
+    """What the docstrings' `Args` sections say of each field, those of the classes it inherits from included."""
+    texts: dict[str, str] = {}
+    for one in reversed(cls.__mro__):
+        texts |= _own_field_texts(one)
+    return texts
+
+
+def _own_field_texts(cls: type[Any]) -> dict[str, str]:
     text = inspect.cleandoc(cls.__doc__ or "")
     section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.DOTALL | re.MULTILINE)
     if section is None:

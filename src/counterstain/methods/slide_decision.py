@@ -1,0 +1,89 @@
+"""From a logit to a probability, a decision, and the classes that can't be ruled out: learned on validation slides.
+
+Does not know: networks, slides.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from counterstain.methods.slide_config import SlideConfig
+from counterstain.metrics.calibration import fit_temperature
+from counterstain.metrics.conformal import conformal_thresholds
+from counterstain.metrics.decisions import choose_threshold
+from counterstain.results import Classes, SlideScore
+
+Floats = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How a slide's logit is read.
+
+    Args:
+        temperature: What it is divided by before the sigmoid; 1 is uncalibrated.
+        threshold: The probability from which the decision is the positive class.
+        error: What part of each class the prediction sets may miss; None where nothing was promised.
+        reach: For the negative and the positive class, the largest 1 - p(class) at which it is not ruled out; None rules
+            nothing out, since there were too few validation slides to promise anything.
+        counts: Negative and positive validation slides it was learned on.
+
+    Source: temperature scaling, Guo et al. 2017; class-conditional split conformal prediction, Vovk 2012.
+    """
+
+    temperature: float = 1.0
+    threshold: float = 0.5
+    error: float | None = None
+    reach: tuple[float | None, float | None] = (None, None)
+    counts: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def learned(cls, margins_N: Floats, labels_N: npt.NDArray[np.integer], config: SlideConfig) -> Self:
+        """The decision that validation slides ask for.
+
+        Args:
+            margins_N: Logit of the positive class less that of the other, of slides that were not trained on.
+            labels_N: 0 or 1, both among them.
+            config: The promised error, and how the threshold is chosen.
+        """
+        temperature = fit_temperature(margins_N, labels_N)
+        probability_N = probability(margins_N, temperature)
+        reach = conformal_thresholds(probability_N, labels_N, config.error)
+        negative, positive = (value if math.isfinite(value) else None for value in reach)
+        threshold = 0.5 if config.threshold == "half" else choose_threshold(probability_N, labels_N, config.threshold)
+        counts = int((labels_N == 0).sum()), int((labels_N == 1).sum())
+        return cls(temperature, float(threshold), config.error, (negative, positive), counts)
+
+    def judge(self, slide_id: str, margin: float, classes: Classes) -> SlideScore:
+        """What is said of a slide.
+
+        Where an error was promised, the decision is None unless exactly one class can't be ruled out.
+        """
+        p = float(probability(np.array([margin], np.float64), self.temperature)[0])
+        decision: str | None = classes.names[int(p >= self.threshold)]
+        if self.error is None:
+            return SlideScore(slide_id, p, margin, decision)
+        held = tuple(
+            name
+            for name, of_class, reach in zip(classes.names, (1 - p, p), self.reach, strict=True)
+            if reach is None or 1 - of_class <= reach
+        )
+        return SlideScore(slide_id, p, margin, held[0] if len(held) == 1 else None, held)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values only."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> Self:
+        """The decision that `to_json` wrote."""
+        return cls(**{**tree, "reach": tuple(tree["reach"]), "counts": tuple(tree["counts"])})
+
+
+def probability(margins_N: Floats, temperature: float) -> npt.NDArray[np.float64]:
+    """Of the positive class, in [0, 1]: sigmoid(margin / temperature)."""
+    result: npt.NDArray[np.float64] = 0.5 * (1 + np.tanh(0.5 * np.asarray(margins_N, np.float64) / temperature))
+    return result
