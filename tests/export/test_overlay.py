@@ -12,8 +12,8 @@ from counterstain.export import OverlaySettings, write_overlay
 from counterstain.export.overlay import (
     _GUTTER,
     _LEGEND_TOP,
-    _MARGIN,
     _ROW,
+    MARGIN,
     Layout,
     area_text,
     blend,
@@ -67,7 +67,7 @@ def test_borders_lie_where_the_map_has_them(tmp_path: Path) -> None:
     assert line[60] < line[100] - 60
     assert (line[2:58] == line[20]).all()
     assert (line[62:-2] == line[100]).all()
-    assert size == panel_size(slide_map, 120)
+    assert size == panel_size(slide_map.slide, 120)
 
 
 def test_labels_are_taken_at_the_centres_of_pixels(tmp_path: Path) -> None:
@@ -101,10 +101,10 @@ def test_nothing_overlaps_whatever_the_slide_s_shape(tmp_path: Path, height: int
     legend = (left, top, left + layout.legend_width, top + _LEGEND_TOP + _ROW * num_rows)
     boxes = [(x, y, x + layout.panel.width, y + layout.panel.height) for x, y in layout.panels] + [legend]
     for number, (left, top, right, bottom) in enumerate(boxes):
-        assert left >= _MARGIN
+        assert left >= MARGIN
         assert top > 122
-        assert right <= layout.width - _MARGIN
-        assert bottom <= layout.height - _MARGIN
+        assert right <= layout.width - MARGIN
+        assert bottom <= layout.height - MARGIN
         for other in boxes[:number]:
             assert left >= other[2] or right <= other[0] or top >= other[3] or bottom <= other[1]
     assert layout.columns * layout.cell + _GUTTER * (layout.columns - 1) <= layout.legend_width + 1e-6
@@ -113,7 +113,7 @@ def test_nothing_overlaps_whatever_the_slide_s_shape(tmp_path: Path, height: int
 
 def test_a_panel_keeps_the_slide_s_shape_in_um(tmp_path: Path) -> None:
     slide_map = plant_map(tmp_path, np.zeros((100, 100), np.uint8), Place(mpp=(0.5, 1.0)))
-    assert panel_size(slide_map, 800) == Size(400, 800)
+    assert panel_size(slide_map.slide, 800) == Size(400, 800)
 
 
 def test_the_uncovered_rest_and_a_moved_map_still_make_a_picture(tmp_path: Path) -> None:

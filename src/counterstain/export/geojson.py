@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TextIO, get_args
+from typing import Any, Literal, Protocol, TextIO, get_args
 
 import numpy as np
 import shapely
@@ -29,7 +29,7 @@ from counterstain.errors import InputError, UnknownNameError
 from counterstain.export.regions import RegionSettings, regions
 from counterstain.files import atomic, refuse_overwrite
 from counterstain.geometry import Point
-from counterstain.results import RGB, Classes, Region, SlideMap
+from counterstain.results import RGB, Classes, Region, SlideMap, SlideRecord
 
 CoordinateFrame = Literal["qupath", "openslide"]
 
@@ -37,6 +37,18 @@ _MEMBER = "counterstain"
 _SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".geojson.zip", ".json.zip")
 _IDS = uuid.uuid5(uuid.NAMESPACE_URL, "https://pypi.org/project/counterstain")
 _DECIMALS = 3  # of a level-0 pixel
+
+
+class Placed(Protocol):
+    """What is said of a slide and knows which: a map, or evidence."""
+
+    @property
+    def slide(self) -> SlideRecord:
+        """What it was made from."""
+
+    @property
+    def inputs_hash(self) -> str:
+        """Of everything that went into it."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +107,9 @@ def write_geojson(
     write_features(path, features, about, overwrite=overwrite)
 
 
-def frame_offset(slide_map: SlideMap, frame: CoordinateFrame) -> Point:
+def frame_offset(placed: Placed, frame: CoordinateFrame) -> Point:
     """What is subtracted from level-0 coordinates in a frame."""
-    bounds = slide_map.slide.bounds
+    bounds = placed.slide.bounds
     return Point(bounds.x, bounds.y) if frame == "qupath" else Point(0, 0)
 
 
@@ -106,17 +118,17 @@ def feature_id(inputs_hash: str, name: str) -> str:
     return str(uuid.uuid5(_IDS, f"{inputs_hash} {name}"))
 
 
-def describe(slide_map: SlideMap, kind: str, frame: CoordinateFrame, settings: Mapping[str, Any]) -> dict[str, Any]:
+def describe(placed: Placed, kind: str, frame: CoordinateFrame, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The member that says where a file of features comes from and where its coordinates start."""
-    offset = frame_offset(slide_map, frame)
+    offset = frame_offset(placed, frame)
     return {
         "format": kind,
         "version": 1,
         "made_by": f"counterstain {__version__}",
         "frame": frame,
         "offset": [offset.x, offset.y],
-        "slide": slide_map.slide.to_json(),
-        "inputs_hash": slide_map.inputs_hash,
+        "slide": placed.slide.to_json(),
+        "inputs_hash": placed.inputs_hash,
         "settings": dict(settings),
     }
 
@@ -125,7 +137,7 @@ def feature(
     geometry: BaseGeometry,
     identity: str,
     object_type: str,
-    classification: tuple[str, RGB],
+    classification: tuple[str, RGB] | None,
     measurements: Mapping[str, float],
 ) -> dict[str, Any]:
     """A feature as QuPath reads it.
@@ -134,17 +146,17 @@ def feature(
         geometry: In the coordinates of the file.
         identity: A UUID.
         object_type: "annotation", "detection" or "tile".
-        classification: Name and colour: QuPath refuses a name without one.
+        classification: Name and colour: QuPath refuses a name without one. None leaves the object without a class.
         measurements: Numbers by name; NaN becomes the string "NaN", since JSON has no number for it.
     """
-    name, color = classification
+    classed = {} if classification is None else {"name": classification[0], "color": list(classification[1])}
     return {
         "type": "Feature",
         "id": identity,
         "geometry": mapping(_rounded(geometry)),
         "properties": {
             "objectType": object_type,
-            "classification": {"name": name, "color": list(color)},
+            **({"classification": classed} if classed else {}),
             "measurements": {key: "NaN" if math.isnan(value) else value for key, value in measurements.items()},
         },
     }

@@ -15,10 +15,10 @@ Does not know: polygons, pictures with legends.
 import json
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from xml.etree import ElementTree
 
 import numpy as np
@@ -29,6 +29,7 @@ import zarr
 from counterstain import __version__
 from counterstain.errors import InputError
 from counterstain.export.blocks import blocks, halved
+from counterstain.export.geojson import Placed
 from counterstain.files import atomic, existing, refuse_overwrite
 from counterstain.geometry import Box, Frame, Point, Size
 from counterstain.results import RGB, UNCOVERED, Classes, SlideMap, SlideRecord
@@ -43,6 +44,14 @@ _IDS = uuid.uuid5(uuid.NAMESPACE_URL, "https://pypi.org/project/counterstain")
 
 Pixels = npt.NDArray[Any]
 Palette = npt.NDArray[np.uint8]
+
+
+class Gridded(Placed, Protocol):
+    """What lies on a slide as a grid of pixels."""
+
+    @property
+    def frame(self) -> Frame:
+        """Where its pixels lie."""
 
 
 def write_class_map(slide_map: SlideMap, path: Path, *, overwrite: bool = False) -> None:
@@ -64,6 +73,7 @@ def write_class_map(slide_map: SlideMap, path: Path, *, overwrite: bool = False)
         fill=UNCOVERED,
         channels={"Name": ["class"]},
         to_samples=lambda labels: palette[labels],
+        about=_about_classes(slide_map),
     )
     levels = _label_levels(slide_map.label, slide_map.frame.size)
     path = _target(path, overwrite)
@@ -90,11 +100,43 @@ def write_probability_map(slide_map: SlideMap, path: Path, *, overwrite: bool = 
         fill=np.nan,
         channels={"Name": list(classes.names), "Color": [_packed(color) for color in classes.colors]},
         to_samples=None,
+        about=_about_classes(slide_map),
     )
     path = _target(path, overwrite)
     with atomic(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent, prefix=".levels-") as folder:
         levels = _probability_levels(slide_map.probability, slide_map.frame.size, Path(folder))
         _write(temporary, picture, levels, slide_map)
+
+
+def write_values(
+    placed: Gridded, path: Path, values: Mapping[str, Pixels], about: Mapping[str, str], *, overwrite: bool = False
+) -> None:
+    """Writes numbers on a slide's grid, a float32 channel for each name.
+
+    Args:
+        placed: Where they lie and what they were made from.
+        path: Ends in .ome.tiff or .ome.tif.
+        values: (H, W) float32 by the channels' names, NaN where there is none.
+        about: What else is kept in the OME-XML, as text.
+        overwrite: Replace a file that is there.
+
+    Raises:
+        ExistingOutputError: When the file is there and may not be replaced.
+        InputError: When the file's name would keep readers from knowing it.
+    """
+    stacked = np.stack([np.asarray(channel, np.float32) for channel in values.values()])
+    picture = _Picture(
+        shape=(len(values),),
+        dtype=np.dtype(np.float32),
+        fill=np.nan,
+        channels={"Name": list(values)},
+        to_samples=None,
+        about=dict(about),
+    )
+    path = _target(path, overwrite)
+    with atomic(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent, prefix=".levels-") as folder:
+        levels = _probability_levels(stacked, placed.frame.size, Path(folder))
+        _write(temporary, picture, levels, placed)
 
 
 def class_palette(classes: Classes) -> Palette:
@@ -194,6 +236,7 @@ class _Picture:
         fill: What stands beyond the edge in the last tiles.
         channels: Names and colours as OME-XML has them.
         to_samples: Turns a tile of values into RGB; None when the values are written themselves.
+        about: What is kept in the OME-XML beside frame, slide and inputs.
     """
 
     shape: tuple[int, ...]
@@ -201,6 +244,7 @@ class _Picture:
     fill: float
     channels: dict[str, Any]
     to_samples: Callable[[Pixels], Pixels] | None
+    about: dict[str, str]
 
     @property
     def num_planes(self) -> int:
@@ -287,14 +331,14 @@ def _target(path: Path, overwrite: bool) -> Path:
     return path
 
 
-def _write(path: Path, picture: _Picture, levels: list[_Level], slide_map: SlideMap) -> None:
+def _write(path: Path, picture: _Picture, levels: list[_Level], placed: Gridded) -> None:
     is_rgb = picture.to_samples is not None
     samples = (3,) if is_rgb else ()
     num_bytes = picture.num_planes * levels[0].size.area * picture.dtype.itemsize * (3 if is_rgb else 1)
-    mpp_x, mpp_y = _pixel_um(slide_map)
+    mpp_x, mpp_y = _pixel_um(placed)
     with tifffile.TiffWriter(path, bigtiff=num_bytes > _BIG, ome=True) as tif:
         for number, level in enumerate(levels):
-            first = {"subifds": len(levels) - 1, "metadata": _metadata(picture, slide_map)}
+            first = {"subifds": len(levels) - 1, "metadata": _metadata(picture, placed)}
             tif.write(
                 _tiles(picture, level),
                 shape=(*picture.shape, *level.size.shape, *samples),
@@ -322,20 +366,20 @@ def _tiles(picture: _Picture, level: _Level) -> Iterator[Pixels]:
                 yield picture.to_samples(tile) if picture.to_samples else tile
 
 
-def _pixel_um(slide_map: SlideMap) -> tuple[float, float]:
-    frame, mpp = slide_map.frame, slide_map.slide.mpp
+def _pixel_um(placed: Gridded) -> tuple[float, float]:
+    frame, mpp = placed.frame, placed.slide.mpp
     return frame.downsample_x * mpp.x, frame.downsample_y * mpp.y
 
 
-def _metadata(picture: _Picture, slide_map: SlideMap) -> dict[str, Any]:
+def _metadata(picture: _Picture, placed: Gridded) -> dict[str, Any]:
     """What tifffile puts into the OME-XML."""
-    frame, mpp, planes = slide_map.frame, slide_map.slide.mpp, picture.num_planes
-    mpp_x, mpp_y = _pixel_um(slide_map)
+    frame, mpp, planes = placed.frame, placed.slide.mpp, picture.num_planes
+    mpp_x, mpp_y = _pixel_um(placed)
     return {
         "axes": "YXS" if picture.to_samples else "CYX",
-        "UUID": str(uuid.uuid5(_IDS, slide_map.inputs_hash)),
+        "UUID": str(uuid.uuid5(_IDS, placed.inputs_hash)),
         "Creator": f"counterstain {__version__}",
-        "Name": Path(slide_map.slide.path).name,
+        "Name": Path(placed.slide.path).name,
         "PhysicalSizeX": mpp_x,
         "PhysicalSizeXUnit": "µm",
         "PhysicalSizeY": mpp_y,
@@ -350,13 +394,17 @@ def _metadata(picture: _Picture, slide_map: SlideMap) -> dict[str, Any]:
         "MapAnnotation": {
             "Namespace": _NAMESPACE,
             "Value": {
-                "inputs_hash": slide_map.inputs_hash,
+                "inputs_hash": placed.inputs_hash,
                 "frame": json.dumps(asdict(frame)),
-                "slide": json.dumps(slide_map.slide.to_json()),
-                "classes": json.dumps(slide_map.classes.to_json()),
+                "slide": json.dumps(placed.slide.to_json()),
+                **picture.about,
             },
         },
     }
+
+
+def _about_classes(slide_map: SlideMap) -> dict[str, str]:
+    return {"classes": json.dumps(slide_map.classes.to_json())}
 
 
 def _packed(color: RGB) -> int:

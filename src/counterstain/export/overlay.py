@@ -24,21 +24,21 @@ from counterstain.export.sheet import DPI, Sheet, fitted, width_of
 from counterstain.export.summary import Summary, summarise
 from counterstain.files import atomic, refuse_overwrite
 from counterstain.geometry import Size
-from counterstain.results import RGB, UNCOVERED, SlideMap
+from counterstain.results import RGB, UNCOVERED, SlideMap, SlideRecord
 from counterstain.slides import Slide, open_slide
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.uint8]
 
 _FINER = 2  # class colours are drawn this much finer than the panel and averaged
-_INK, _SOFT, _LINE = "#1c2024", "#69717b", "#d5d9de"
-_MARGIN, _GAP = 44, 28
+INK, SOFT, LINE = "#1c2024", "#69717b", "#d5d9de"
+MARGIN, GAP = 44, 28
 _HEADER, _CAPTION = 122, 34  # heights
 _ROW, _LEGEND_TOP = 34, 76  # heights of a legend's line and of what stands above its lines
 _NARROW = 900  # width of panels under which no legend fits
 _NUMBERS, _SHARE = 182, 76  # widths in a legend's column: area and share, share alone
 _GUTTER, _LEAST, _MOST = 28, 420, 560  # widths: between a legend's columns, of a legend, of a column
-_WIDE = 1.7  # width to height of a slide whose panels go one above the other
+WIDE = 1.7  # width to height of a slide whose panels go one above the other
 _SOURCES = {
     "user": "as given",
     "reader": "from the slide file",
@@ -115,10 +115,10 @@ def draw_overlay(slide_map: SlideMap, slide: Slide, settings: OverlaySettings) -
     _draw_header(sheet, slide_map, layout)
     mapped = blend(view, labels, slide_map, settings.opacity)
     for caption, pixels, (x, y) in zip(("Slide", "Class map"), (view, mapped), layout.panels, strict=True):
-        sheet.text((x, y - 12), caption, 17, _SOFT)
+        sheet.text((x, y - 12), caption, 17, SOFT)
         sheet.picture(x, y, pixels)
-        sheet.box((x - 0.5, y - 0.5), (layout.panel.width, layout.panel.height), fill=False, ec=_LINE, lw=0.8)
-    _draw_scale_bar(sheet, slide_map, layout)
+        sheet.box((x - 0.5, y - 0.5), (layout.panel.width, layout.panel.height), fill=False, ec=LINE, lw=0.8)
+    draw_scale_bar(sheet, slide_map.slide, layout.panels[0], layout.panel)
     _draw_legend(sheet, slide_map, summary, layout)
     return sheet
 
@@ -150,25 +150,25 @@ class Layout:
     @classmethod
     def of(cls, slide_map: SlideMap, panel_px: int) -> Self:
         """The layout for a slide's shape in um and the number of its classes."""
-        panel, names = panel_size(slide_map, panel_px), slide_map.classes.names
+        panel, names = panel_size(slide_map.slide, panel_px), slide_map.classes.names
         cell = min(_MOST, 30 + max(width_of(name, 17) for name in names) + _NUMBERS)
-        left, top = _MARGIN, _HEADER + _CAPTION
-        if panel.width > _WIDE * panel.height:
+        left, top = MARGIN, _HEADER + _CAPTION
+        if panel.width > WIDE * panel.height:
             second = (left, top + panel.height + _CAPTION + 16)
             content = panel.width
         else:
-            second = (left + panel.width + _GAP, top)
-            content = 2 * panel.width + _GAP
+            second = (left + panel.width + GAP, top)
+            content = 2 * panel.width + GAP
         bottom = second[1] + panel.height
         is_beside = content < _NARROW
-        legend = (left + content + _GAP + 8, top) if is_beside else (left, bottom + 32)
+        legend = (left + content + GAP + 8, top) if is_beside else (left, bottom + 32)
         legend_width = round(max(cell, _LEAST)) if is_beside else content
         columns, cell = columns_of(len(names), legend_width, cell)
         legend_bottom = legend[1] + _LEGEND_TOP + _ROW * -(-len(names) // columns)
         right = legend[0] + legend_width if is_beside else left + content
         return cls(
-            width=right + _MARGIN,
-            height=max(bottom, legend_bottom) + _MARGIN,
+            width=right + MARGIN,
+            height=max(bottom, legend_bottom) + MARGIN,
             panel=panel,
             panels=((left, top), second),
             legend=legend,
@@ -192,11 +192,11 @@ def columns_of(num_lines: int, width: int, least: float) -> tuple[int, float]:
     return columns, min(_MOST, (width - _GUTTER * (columns - 1)) / columns)
 
 
-def panel_size(slide_map: SlideMap, panel_px: int) -> Size:
+def panel_size(record: SlideRecord, panel_px: int) -> Size:
     """The size of a panel that shows the scanned part without stretching it."""
-    bounds, mpp = slide_map.slide.bounds, slide_map.slide.mpp
+    bounds, mpp = record.bounds, record.mpp
     width, height = bounds.width * mpp.x, bounds.height * mpp.y
-    longest = panel_px * _WIDE if width > _WIDE * height else panel_px
+    longest = panel_px * WIDE if width > WIDE * height else panel_px
     scale = longest / max(width, height)
     return Size(max(1, round(width * scale)), max(1, round(height * scale)))
 
@@ -278,30 +278,34 @@ def _averaged(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def _draw_header(sheet: Sheet, slide_map: SlideMap, layout: Layout) -> None:
     record, frame = slide_map.slide, slide_map.frame
-    mpp, bounds = record.mpp, record.bounds
-    width = layout.width - 2 * _MARGIN
+    width = layout.width - 2 * MARGIN
     title = fitted(Path(record.path).name, 30, width, bold=True)
-    sheet.text((_MARGIN, 66), title, 30, _INK, bold=True)
-    facts = [
+    sheet.text((MARGIN, 66), title, 30, INK, bold=True)
+    facts = [*facts_of(record), f"map {frame.downsample_x * record.mpp.x:.3g} µm/px"]
+    sheet.text((MARGIN, 100), fitted("   ·   ".join(facts), 17, width), 17, SOFT)
+
+
+def facts_of(record: SlideRecord) -> list[str]:
+    """A slide's resolution with its source, and the size of its scanned part, in words."""
+    mpp, bounds = record.mpp, record.bounds
+    return [
         f"{mpp.mean:.3g} µm/px, {_SOURCES.get(record.mpp_source, record.mpp_source)}",
         f"scanned part {bounds.width * mpp.x / 1e3:.3g} × {bounds.height * mpp.y / 1e3:.3g} mm",
-        f"map {frame.downsample_x * mpp.x:.3g} µm/px",
     ]
-    sheet.text((_MARGIN, 100), fitted("   ·   ".join(facts), 17, width), 17, _SOFT)
 
 
-def _draw_scale_bar(sheet: Sheet, slide_map: SlideMap, layout: Layout) -> None:
-    um_per_px = slide_map.slide.bounds.width * slide_map.slide.mpp.x / layout.panel.width
+def draw_scale_bar(sheet: Sheet, record: SlideRecord, corner: tuple[int, int], panel: Size) -> None:
+    """Draws a bar of a round length into a panel that shows the scanned part, its upper left corner given."""
+    um_per_px = record.bounds.width * record.mpp.x / panel.width
     # About a quarter of the panel, more on a narrow one, where a quarter would be too short to measure with.
-    length_um = round_length(max(0.28 * layout.panel.width, min(120, 0.6 * layout.panel.width)) * um_per_px)
+    length_um = round_length(max(0.28 * panel.width, min(120, 0.6 * panel.width)) * um_per_px)
     length = length_um / um_per_px
     text = f"{length_um / 1e3:g} mm" if length_um >= 1e3 else f"{length_um:g} µm"
     width = max(length, width_of(text, 16, bold=True)) + 24
-    x, y = layout.panels[0]
-    left, top = x + 14, y + layout.panel.height - 14 - 46
+    left, top = corner[0] + 14, corner[1] + panel.height - 14 - 46
     sheet.rounded((left, top), (width, 46), 6, fc="white", ec="none", alpha=0.88)
-    sheet.text((left + 12, top + 22), text, 16, _INK, bold=True)
-    sheet.box((left + 12, top + 31), (length, 5), fc=_INK, ec="none")
+    sheet.text((left + 12, top + 22), text, 16, INK, bold=True)
+    sheet.box((left + 12, top + 31), (length, 5), fc=INK, ec="none")
 
 
 def round_length(most: float) -> float:
@@ -315,16 +319,16 @@ def _draw_legend(sheet: Sheet, slide_map: SlideMap, summary: Summary, layout: La
     bounds, mpp = slide_map.slide.bounds, slide_map.slide.mpp
     scanned = bounds.area * mpp.x * mpp.y / 1e6
     line = f"{area_text(summary.covered_mm2)} mapped of {area_text(scanned)} scanned"
-    sheet.text((x, y + 16), fitted(line, 17, layout.legend_width), 17, _SOFT)
+    sheet.text((x, y + 16), fitted(line, 17, layout.legend_width), 17, SOFT)
     _draw_shares(sheet, slide_map, summary, layout)
     num_rows = -(-len(summary.classes) // layout.columns)
     for number, (entry, color) in enumerate(zip(summary.classes, slide_map.classes.colors, strict=True)):
         left = x + number // num_rows * (layout.cell + _GUTTER)
         base, right = y + _LEGEND_TOP + number % num_rows * _ROW + 22, left + layout.cell
-        sheet.rounded((left, base - 16), (18, 18), 4, fc=_unit(color), ec=_SOFT, lw=0.5)
-        sheet.text((right, base), share_text(entry.fraction), 17, _INK, right=True)
-        sheet.text((right - _SHARE, base), area_text(entry.area_mm2), 17, _SOFT, right=True)
-        sheet.text((left + 30, base), fitted(entry.name, 17, layout.cell - _NUMBERS - 30), 17, _INK)
+        sheet.rounded((left, base - 16), (18, 18), 4, fc=_unit(color), ec=SOFT, lw=0.5)
+        sheet.text((right, base), share_text(entry.fraction), 17, INK, right=True)
+        sheet.text((right - _SHARE, base), area_text(entry.area_mm2), 17, SOFT, right=True)
+        sheet.text((left + 30, base), fitted(entry.name, 17, layout.cell - _NUMBERS - 30), 17, INK)
 
 
 def _draw_shares(sheet: Sheet, slide_map: SlideMap, summary: Summary, layout: Layout) -> None:
