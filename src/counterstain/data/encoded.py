@@ -1,8 +1,8 @@
 """Encoded slides: a grid of cells, an embedding for each cell of interest, and a thumbnail aligned with the grid.
 
 A slide becomes two matrices on one grid: V, an embedding for every observed cell and nothing elsewhere, and T, a thumbnail
-with exactly two rows and columns of pixels to a cell. Coarser thumbnails are averages of T, made when they are looked at. What
-was observed is carried explicitly and never told from zeros.
+with exactly two rows and columns of pixels to a cell. Coarser thumbnails are averages of T, made when they are looked at.
+What was observed is carried explicitly and never told from zeros.
 
 Shapes: N observed cells, C channels of an embedding, H W rows and columns of the grid; T has 2H x 2W pixels.
 Does not know: how cells are chosen, what encodes them, files.
