@@ -6,7 +6,7 @@ them; here only pairs within a fold count, all folds and repeats together.
 N slides (a slide scored in several repeats counts once in each), R resamples.
 Does not know: how scores were made.
 
-Source: ours, after Parker et al. 2007 (BMC Bioinformatics 8:326), who show that pooling the scores of folds biases the AUROC.
+Source: ours, after Parker et al. 2007 (BMC Bioinformatics 8:326): pooling the scores of folds biases the AUROC.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,8 +31,8 @@ def within_fold_auroc(scores_N: Floats, labels_N: Ints, folds: Sequence[str]) ->
         folds: The model that scored each.
 
     Returns:
-        A function of weights (R, N) that gives (R,): of the pairs of a positive and a negative slide of one fold, the part in
-        which the positive one has the larger score, ties half. NaN where there is no such pair.
+        A function of weights (R, N) that gives (R,): of the pairs of a positive and a negative slide of one fold, the part
+        in which the positive one has the larger score, ties half. NaN where there is no such pair.
     """
     parts = []
     for fold in sorted(set(folds)):
