@@ -134,3 +134,15 @@ def test_the_files_of_a_dicom_series_are_one_slide(real_data: Path, tmp_path: Pa
     assert [(dropped.what, dropped.reason) for dropped in cohort.dropped] == [
         ("boxes_1.dcm", "another file of the same DICOM series stands for it")
     ]
+
+
+def test_a_file_that_rows_contradict_each_other_about_is_a_conflict_and_a_repeated_row_is_none(slides: Path) -> None:
+    header = "path,patient_id,label"
+    rows = ("a/s1.svs,P1,tumour", "a/s1.svs,P1,", "a/s1.tiff,P1,tumour", "./a/s1.tiff,P2,normal")
+    cohort = read_cohort(write(slides, header, *rows))
+    assert [dropped.reason for dropped in cohort.dropped] == [
+        "the same file as line 2",
+        "the same file as line 4, and says another patient_id, label",
+    ]
+    assert cohort.conflicts == cohort.dropped[1:]
+    assert cohort.to_json()["conflicts"][0]["what"] == "line 5: ./a/s1.tiff"

@@ -1,4 +1,4 @@
-"""Camelyon16 as facts: what its slides are called, which of them hold tumour, which are better left out.
+"""Camelyon16 as facts: what its slides are called, which of them hold tumour, which are better left out of what.
 
     training/tumor/tumor_001.tif    training/normal/normal_001.tif    training/lesion_annotations/tumor_001.xml
     testing/images/test_001.tif     testing/reference.csv             testing/lesion_annotations/test_001.xml
@@ -18,13 +18,38 @@ from typing import Literal
 
 from counterstain.errors import InputError, listed
 
-EXCLUSIONS: dict[str, str] = {
-    "test_049": "a duplicate of another slide; withdrawn (the release's read-me file)",
-    "test_114": "its tumour is not annotated exhaustively (the release's read-me file)",
-    "normal_086": "holds tumour and was renamed to tumor_111 (the release's read-me file; arXiv 1703.02442)",
-    "normal_144": "reported as wrongly labelled normal (arXiv 1703.02442)",
+Task = Literal["patch", "slide", "lesion"]
+"""What is asked of the slides: patches cut from drawings, a slide's label, or where its lesions lie."""
+
+_DUPLICATE = "a duplicate of another slide; withdrawn (the release's read-me file)"
+_PARTLY = "its tumour is not annotated exhaustively (the release's read-me file)"
+_RENAMED = "holds tumour and was renamed to tumor_111 (the release's read-me file; arXiv 1703.02442)"
+_MISLABELLED = "reported as wrongly labelled normal (arXiv 1703.02442)"
+
+EXCLUDED: dict[tuple[str, Task], str] = {
+    ("test_049", "patch"): _DUPLICATE,
+    ("test_049", "slide"): _DUPLICATE,
+    ("test_049", "lesion"): _DUPLICATE,
+    # That it holds tumour is certain; only where all of it lies is not.
+    ("test_114", "patch"): _PARTLY,
+    ("test_114", "lesion"): _PARTLY,
+    ("normal_086", "patch"): _RENAMED,
+    ("normal_086", "slide"): _RENAMED,
+    ("normal_086", "lesion"): _RENAMED,
+    ("normal_144", "patch"): _MISLABELLED,
+    ("normal_144", "slide"): _MISLABELLED,
+    ("normal_144", "lesion"): _MISLABELLED,
 }
-"""Slides that are left out unless they are asked for, with the reason."""
+"""Slides that are left out of a task unless they are asked for, with the reason."""
+
+
+def exclusions(task: Task) -> dict[str, str]:
+    """The slides that are left out of one task, with the reason."""
+    return {slide: reason for (slide, of), reason in EXCLUDED.items() if of == task}
+
+
+EXCLUSIONS = exclusions("patch")
+"""Those that no patches are cut from."""
 
 PARTLY_DRAWN: tuple[str, ...] = tuple(
     f"tumor_{number:03}" for number in (15, 18, 20, 29, 33, 44, 46, 51, 54, 55, 79, 92, 95)
@@ -34,7 +59,7 @@ PARTLY_DRAWN: tuple[str, ...] = tuple(
 Source: public scripts for the set, which take the list from the release's read-me file; we have not seen that ourselves.
 """
 
-_NAME = re.compile(r"(tumor|normal|test)_(\d{3})", re.IGNORECASE)
+_NAME = re.compile(r"(tumor|normal|test)_(\d{2,3})", re.IGNORECASE)  # the read-me file writes normal_86
 _WORDS = {"tumor": True, "tumour": True, "normal": False}
 
 
@@ -43,7 +68,7 @@ class SlideName:
     """What the name of a slide says.
 
     Args:
-        name: As the release spells it, in lower case.
+        name: As the release spells it, in lower case and with three digits.
         is_tumour: None for the slides of the test set, whose names do not say.
         split: "test" for the published test set; None for the others, of which a validation part is taken.
     """
@@ -59,9 +84,8 @@ def parse_name(stem: str) -> SlideName | None:
     if match is None:
         return None
     kind = match.group(1).lower()
-    if kind == "test":
-        return SlideName(stem.lower(), None, "test")
-    return SlideName(stem.lower(), kind == "tumor", None)
+    name = f"{kind}_{int(match.group(2)):03}"
+    return SlideName(name, None, "test") if kind == "test" else SlideName(name, kind == "tumor", None)
 
 
 def read_reference(path: Path) -> dict[str, bool]:

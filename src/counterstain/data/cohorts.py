@@ -36,6 +36,8 @@ SLIDE_SUFFIXES = frozenset(
 )
 """Files of a folder that are taken for slides, in lower case. What they really are, their reader says."""
 
+_SAID = ("slide_id", "patient_id", "label", "split", "mpp", "site", "scanner")  # of a file, by a row
+
 
 @dataclass(frozen=True, slots=True)
 class CohortSlide:
@@ -84,12 +86,14 @@ class Cohort:
         slides: At least one.
         dropped: Rows and files left out.
         ignored_columns: Columns of the table that mean nothing here.
+        conflicts: Those of the dropped rows that name a file again and say something else of it.
     """
 
     source: Path
     slides: tuple[CohortSlide, ...]
     dropped: tuple[Dropped, ...] = ()
     ignored_columns: tuple[str, ...] = ()
+    conflicts: tuple[Dropped, ...] = ()
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> Self:
@@ -150,6 +154,7 @@ class Cohort:
             "slides": slides,
             "dropped": [asdict(dropped) for dropped in self.dropped],
             "ignored_columns": list(self.ignored_columns),
+            "conflicts": [asdict(conflict) for conflict in self.conflicts],
         }
 
 
@@ -199,22 +204,33 @@ def read_cohort(path: Path | str, root: Path | None = None) -> Cohort:
     by_name = None if "path" in columns else _files_by_name(root)
     slides: list[CohortSlide] = []
     dropped: list[Dropped] = []
-    lines: dict[Path, int] = {}
+    conflicts: list[Dropped] = []
+    seen: dict[Path, tuple[int, CohortSlide]] = {}
     for row in table.rows:
         cells = {name: row.cells[column] for name, column in columns.items() if row.cells[column]}
         slide = _slide_of(cells, root, by_name)
-        if isinstance(slide, CohortSlide) and slide.path.resolve() in lines:
-            slide = f"the same file as line {lines[slide.path.resolve()]}"
         if isinstance(slide, str):
             dropped.append(Dropped(_named(row, cells), slide))
-        else:
-            lines[slide.path.resolve()] = row.line
+            continue
+        line, first = seen.setdefault(slide.path.resolve(), (row.line, slide))
+        if first is slide:
             slides.append(slide)
+            continue
+        differing = _differing(first, slide)
+        contradiction = f", and says another {', '.join(differing)}" if differing else ""
+        dropped.append(Dropped(_named(row, cells), f"the same file as line {line}{contradiction}"))
+        conflicts += dropped[-1:] if differing else []
     if not slides:
         reasons = [f"{entry.what}: {entry.reason}" for entry in dropped]
         raise InputError(listed(f"No row of '{table.path}' can be used. Paths are relative to '{root}':", reasons))
     ignored = tuple(column for column in table.header if column not in columns.values())
-    return Cohort(table.path, _with_unique_ids(slides, root), tuple(dropped), ignored)
+    return Cohort(table.path, _with_unique_ids(slides, root), tuple(dropped), ignored, tuple(conflicts))
+
+
+def _differing(one: CohortSlide, other: CohortSlide) -> list[str]:
+    """The columns in which both rows say something, and not the same."""
+    said = ((field, {getattr(one, field), getattr(other, field)}) for field in _SAID)
+    return [field for field, values in said if len(values - {None, ""}) == 2]
 
 
 def _canonical(table: Rows) -> dict[str, str]:
