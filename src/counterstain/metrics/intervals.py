@@ -2,7 +2,8 @@
 
 Images of one patient resemble each other, so patients are drawn with replacement, not images: an interval over images comes
 out too narrow. Whatever is counted is added up for each patient first; a resample is then a matrix product of how often
-each patient was drawn with these sums, and the statistic sees all resamples at once.
+each patient was drawn with these sums, and the statistic sees all resamples at once. What does not add up over slides, as
+a ranking does not, is given how often each slide was drawn instead: `draw_weights`, `bootstrap_weights`.
 
 Does not know: what is counted, what the statistic means.
 
@@ -21,6 +22,9 @@ from counterstain.metrics.segmentation import Floats, plain
 
 Statistic = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """(..., counts of one image) -> (...): `mean_iou`, `mean_boundary_iou`, or one's own."""
+
+WeightedStatistic = Callable[[Floats], Floats]
+"""(R, N), how often each of N slides was drawn in R resamples -> (R,)."""
 
 _AT_ONCE = 1 << 22  # draws held at once: 32 MB
 
@@ -152,6 +156,65 @@ def per_patient(counts: npt.NDArray[Any], patients: Sequence[str]) -> npt.NDArra
     sums = np.zeros((len(names), *counts.shape[1:]), counts.dtype)
     np.add.at(sums, rows, counts)
     return sums
+
+
+def draw_weights(
+    patients: Sequence[str], settings: BootstrapSettings | None = None, strata: Sequence[object] | None = None
+) -> Floats:
+    """How often each slide is drawn in each resample of patients.
+
+    Args:
+        patients: The patient of each slide.
+        settings: How many resamples, and their seed.
+        strata: A word for each slide, such as its label. Patients are then drawn within the groups that agree in the words
+            of their slides, so that no resample lacks a class; a patient with slides of both labels is of a third group.
+
+    Returns:
+        (num, N) float64 of whole numbers; slides of one patient have the same.
+
+    Raises:
+        InputError: When there are fewer than two patients, or not one stratum for each slide.
+    """
+    settings = settings or BootstrapSettings()
+    names, rows_N = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    if len(names) < 2:
+        raise InputError(f"{len(names)} patients were given; an interval over patients needs at least two.")
+    if strata is not None and len(strata) != len(rows_N):
+        raise InputError(f"{len(strata)} strata were given for {len(rows_N)} slides. Give one for each.")
+    words: list[set[object]] = [set() for _ in names]
+    for row, word in zip(rows_N.tolist(), strata if strata is not None else [0] * len(rows_N), strict=True):
+        words[row].add(word)
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for patient, own in enumerate(words):
+        groups.setdefault(tuple(sorted(map(str, own))), []).append(patient)
+    rng = np.random.default_rng(settings.seed)
+    times_RP = np.empty((settings.num, len(names)))
+    for _, members in sorted(groups.items()):
+        times_RP[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), settings.num)
+    return times_RP[:, rows_N]
+
+
+def bootstrap_weights(
+    statistic: WeightedStatistic,
+    patients: Sequence[str],
+    settings: BootstrapSettings | None = None,
+    strata: Sequence[object] | None = None,
+) -> Interval:
+    """The interval of a statistic of weighted slides.
+
+    Args:
+        statistic: A function of weights (R, N) that gives (R,), NaN where undefined. A difference of two models is one too.
+        patients: The patient of each slide.
+        settings: How the interval is made.
+        strata: As `draw_weights` takes them.
+
+    Raises:
+        InputError: When there are fewer than two patients, or not one stratum for each slide.
+    """
+    settings = settings or BootstrapSettings()
+    values_R = statistic(draw_weights(patients, settings, strata))
+    estimate = statistic(np.ones((1, len(patients))))[0]
+    return _interval(estimate, values_R, len(set(patients)), settings)
 
 
 def _resampled(sums: npt.NDArray[Any], statistic: Statistic, settings: BootstrapSettings) -> Floats:
