@@ -40,6 +40,7 @@ class OptimiserSettings:
         poly_power: See learning_rate.
         warmup_steps: Over which the learning rate rises; 0 is none.
         gradient_clip: The largest norm of a step's gradient; 0 is none.
+        nesterov: Whether SGD looks ahead along its momentum.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"]
@@ -50,6 +51,7 @@ class OptimiserSettings:
     poly_power: float
     warmup_steps: int
     gradient_clip: float
+    nesterov: bool = False
 
 
 def rate_share(step: int, steps: int, settings: OptimiserSettings) -> float:
@@ -144,7 +146,7 @@ def training_module(
             rate = optimiser.learning_rate
             optimizer: torch.optim.Optimizer
             if optimiser.optimizer == "sgd":
-                optimizer = torch.optim.SGD(groups, lr=rate, momentum=optimiser.momentum)
+                optimizer = torch.optim.SGD(groups, lr=rate, momentum=optimiser.momentum, nesterov=optimiser.nesterov)
             else:
                 optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimiser.optimizer](groups, lr=rate)
             steps = int(self.trainer.estimated_stepping_batches)  # of one process, where several train
