@@ -31,7 +31,7 @@ FLOORS = {
     "export": 6,
     "recipes": 1,
     "jobs": 7,
-    "report": 7,
+    "report": 7.5,
     "cli": 8,
     "viewer": 8,
 }

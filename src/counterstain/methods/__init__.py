@@ -11,6 +11,7 @@ from counterstain.methods.base import DenseMethod, InputSpec, Method
 from counterstain.methods.fusion_kd import FusionKD, FusionKDConfig
 from counterstain.methods.multi_stage import MultiStage
 from counterstain.methods.multi_stage_config import MultiStageConfig
+from counterstain.methods.slide_method import SlideMethod
 from counterstain.methods.sshr import SSHR, SSHRConfig
 
 METHODS: dict[str, type[DenseMethod]] = {"sshr": SSHR, "multi_stage": MultiStage, "fusion_kd": FusionKD}
@@ -28,6 +29,21 @@ def find_method(name: str) -> type[DenseMethod]:
     return METHODS[name]
 
 
+SLIDE_METHODS: dict[str, type[SlideMethod]] = {}
+"""Methods that learn from labelled slides and score them."""
+
+
+def find_slide_method(name: str) -> type[SlideMethod]:
+    """A slide method by its name.
+
+    Raises:
+        UnknownNameError: When there is none of that name.
+    """
+    if name not in SLIDE_METHODS:
+        raise UnknownNameError("slide method", name, SLIDE_METHODS)
+    return SLIDE_METHODS[name]
+
+
 def load_method(run: Path | str) -> Method:
     """The method of a finished run.
 
@@ -39,7 +55,9 @@ def load_method(run: Path | str) -> Method:
         WeightsError: When its tensors do not fit its description.
     """
     description, state = read_model(Path(run))
-    return find_method(description["method"]).load(description, state)
+    name = description["method"]
+    method = find_slide_method(name) if name in SLIDE_METHODS else find_method(name)
+    return method.load(description, state)
 
 
 def load_dense_method(run: Path | str) -> DenseMethod:
@@ -55,7 +73,27 @@ def load_dense_method(run: Path | str) -> DenseMethod:
     return method
 
 
+def load_slide_method(run: Path | str) -> SlideMethod:
+    """The method of a finished run that must be one that scores slides.
+
+    Raises:
+        MissingFileError: When there is no finished run.
+        InputError: When its method scores no slides.
+    """
+    method = load_method(run)
+    if not isinstance(method, SlideMethod):
+        raise InputError(
+            f"{run} was trained with {method.name!r}, which scores no slides. Give a run of a slide method: "
+            f"{', '.join(SLIDE_METHODS)}."
+        )
+    return method
+
+
 __all__ = [
+    "SLIDE_METHODS",
+    "SlideMethod",
+    "find_slide_method",
+    "load_slide_method",
     "METHODS",
     "SSHR",
     "DenseMethod",

@@ -210,6 +210,15 @@ class SlideMethod(Method):
         items = SlideItems(slides)
         return _margin(self._logits([items.read(number) for number in range(len(items))]))
 
+    def local_shares(self, slides: SlideSet) -> list[float | None]:
+        """`local_share` of slides on disk."""
+        streams = getattr(self.network, "streams", None)
+        if streams is None:
+            return [None] * len(slides.slides)
+        items = SlideItems(slides)
+        with on_device(self.network) as device, torch.inference_mode():
+            return [float(streams(collate([items.read(number)]).to(device))[0]) for number in range(len(items))]
+
     def judge(self, slide_id: str, margin: float) -> SlideScore:
         """What is said of a slide, from the difference of its logits."""
         return self.decision.judge(slide_id, margin, self.classes)

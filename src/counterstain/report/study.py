@@ -19,7 +19,7 @@ from typing import Any
 
 from counterstain.errors import InputError, UnknownNameError
 from counterstain.infer import PredictSettings
-from counterstain.methods import find_method
+from counterstain.methods import Method, find_method
 from counterstain.report.metric import METRIC_NAMES, MetricName
 from counterstain.settings import Kind, build, check_entries, read_toml, to_tree
 from counterstain.training import TrainSettings
@@ -185,11 +185,11 @@ def read_study(path: Path) -> Study:
         InputError: When it is no TOML, or a value does not fit.
     """
     tree = read_toml(path)
-    _check(tree, _TOP, path.name)
+    check_study_entries(tree, _TOP, path.name)
     for method, shared in tree.get("methods", {}).items():
         if not isinstance(shared, dict):
             raise InputError(f"{path.name} says methods.{method} = {shared!r}; a table was expected.")
-        _check(shared, _OF_METHOD, f"methods.{method} in {path.name}")
+        check_study_entries(shared, _OF_METHOD, f"methods.{method} in {path.name}")
     variants = tuple(_variant(one, tree, path) for one in tree.get("variants", []))
     predict = build(PredictSettings, tree.get("predict", {}))
     first = variants[0].name if variants else ""
@@ -203,27 +203,45 @@ def read_study(path: Path) -> Study:
     )
 
 
-def _check(tree: Mapping[str, Any], known: Mapping[str, Kind], where: str) -> None:
+def check_study_entries(tree: Mapping[str, Any], known: Mapping[str, Kind], where: str) -> None:
+    """Refuses entries that nothing reads, and seeds: those are the command's.
+
+    Raises:
+        UnknownNameError: When a name is not known.
+        InputError: When a value is of another kind, or a seed is given.
+    """
     check_entries(tree, known, where)
     if "seed" in tree.get("training", {}):
         raise InputError(f"{where} gives a seed; `--seeds` of the command gives those of all variants.")
 
 
-def _variant(own: Mapping[str, Any], tree: Mapping[str, Any], path: Path) -> Variant:
-    if not isinstance(own, dict):
-        raise InputError(f"{path.name} has {own!r} for a variant; a table was expected: [[variants]].")
-    _check(own, _OF_VARIANT, f"a variant in {path.name}")
-    if "name" not in own:
-        raise InputError(f"A variant in {path} has no name. Give each one.")
-    methods = tree.get("methods", {})
-    name = own.get("method", next(iter(methods), DEFAULT_METHOD))
-    method = find_method(name)
-    shared = methods.get(name, {})
+def merged_config(method: type[Method], own: Mapping[str, Any], shared: Mapping[str, Any]) -> Any:
+    """The config of a variant: its preset, or the one of all variants of its method, and settings of both over it.
+
+    Args:
+        method: Whose.
+        own: The variant's entries.
+        shared: Those of its method in the same file.
+
+    Raises:
+        UnknownNameError: When there is no such preset or setting.
+        InputError: When a value does not fit.
+    """
     preset = own.get("preset", shared.get("preset"))
     if preset is not None and preset not in method.presets:
         raise UnknownNameError("preset", preset, method.presets)
     given = to_tree(method.presets[preset]) if preset is not None else {}
-    config = build(method.config_type, {**given, **shared.get("settings", {}), **own.get("settings", {})})
+    return build(method.config_type, {**given, **shared.get("settings", {}), **own.get("settings", {})})
+
+
+def _variant(own: Mapping[str, Any], tree: Mapping[str, Any], path: Path) -> Variant:
+    if not isinstance(own, dict):
+        raise InputError(f"{path.name} has {own!r} for a variant; a table was expected: [[variants]].")
+    check_study_entries(own, _OF_VARIANT, f"a variant in {path.name}")
+    if "name" not in own:
+        raise InputError(f"A variant in {path} has no name. Give each one.")
+    name = own.get("method", next(iter(tree.get("methods", {})), DEFAULT_METHOD))
+    config = merged_config(find_method(name), own, tree.get("methods", {}).get(name, {}))
     training = build(TrainSettings, {**tree.get("training", {}), **own.get("training", {})})
     known = [one.name for one in fields(config)]
     for left_out in own.get("without", ()):
