@@ -1,0 +1,392 @@
+"""The evidence behind a slide's score, for eyes and for other tools: a picture, tiles for QuPath, an OME-TIFF.
+
+The picture shows the slide beside the same view in pale grey, on which every observed cell has a colour by its evidence;
+where nothing was observed it stays grey. Colours run from the least to the most evidence of this one slide, so they say
+where to look and never how much: that is what the numbers at the bar are for. Files for other tools hold the evidence as it
+is.
+
+Cells: squares of the grid on which a slide was encoded. H W: rows and columns of them, or of a view's pixels.
+Does not know: how evidence comes about, which cells have most.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from counterstain import __version__
+from counterstain.errors import InputError
+from counterstain.export.geojson import (
+    CoordinateFrame,
+    check_frame,
+    describe,
+    feature,
+    feature_id,
+    frame_offset,
+    write_features,
+)
+from counterstain.export.ome_tiff import write_values
+from counterstain.export.overlay import GAP, INK, LINE, MARGIN, SOFT, WIDE, draw_scale_bar, facts_of, panel_size
+from counterstain.export.sheet import DPI, Sheet, fitted, width_of
+from counterstain.files import atomic, refuse_overwrite
+from counterstain.geometry import Box, Size
+from counterstain.infer.evidence import EvidenceMap
+from counterstain.results import SlideScore
+from counterstain.slides import Slide, open_slide
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+_FINER = 2  # colours are drawn this much finer than the panel and averaged
+# Perceptually uniform, pale for little; both ends cut to where colour is left.
+_COLORS = ("magma_r", 0.08, 0.86)
+_WEAKEST = 0.5  # share of the opacity where there is least evidence
+_HEADING, _CAPTION = 168, 34  # heights
+_BAR, _BAR_WIDTH = 16, 420
+_LEAST = 760  # width of what stands under the heading, so that the words fit
+
+
+@dataclass(frozen=True)
+class HeatSettings:
+    """How large the picture is and how strong its colours.
+
+    Args:
+        panel_px: The longest side of a panel; of panels one above the other, times 1.7.
+        opacity: Of the colours, in [0, 1].
+        limits: Evidence of the two ends of the colours, so that pictures of one run compare; None for this slide's own.
+
+    Raises:
+        InputError: When they make no picture.
+    """
+
+    panel_px: int = 900
+    opacity: float = 0.8
+    limits: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.panel_px < 64 or not 0 <= self.opacity <= 1:
+            raise InputError(
+                f"Panels of {self.panel_px} px with opacity {self.opacity} were asked for; give at least 64 px and an "
+                "opacity in [0, 1]."
+            )
+        if self.limits is not None and not self.limits[0] < self.limits[1]:
+            raise InputError(
+                f"Colours from {self.limits[0]} to {self.limits[1]} were asked for; the first must be less."
+            )
+
+
+def write_heat_map(
+    evidence: EvidenceMap,
+    score: SlideScore,
+    path: Path,
+    slide: Slide | None = None,
+    settings: HeatSettings | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes the picture as PNG.
+
+    Args:
+        evidence: Of the slide.
+        score: What is said of it, for the heading.
+        path: The PNG.
+        slide: What the evidence was made from; None to open it where it lay then.
+        settings: Size and strength; None for the defaults.
+        overwrite: Replace a file that is there.
+
+    Raises:
+        ExistingOutputError: When the file is there and may not be replaced.
+        MissingFileError: When no slide was given and it lies elsewhere now.
+        SlideError: When it can't be read.
+    """
+    settings = settings or HeatSettings()
+    if not overwrite:
+        refuse_overwrite(path)
+    if slide is None:
+        with open_slide(evidence.slide.path, evidence.slide.mpp) as opened:
+            sheet = draw_heat_map(evidence, score, opened, settings)
+    else:
+        sheet = draw_heat_map(evidence, score, slide, settings)
+    save_sheet(sheet, path, evidence.inputs_hash)
+
+
+def save_sheet(sheet: Sheet, path: Path, inputs_hash: str) -> None:
+    """Writes a sheet as PNG that remembers what it was made from."""
+    about = {"Software": f"counterstain {__version__}", "Comment": f"inputs_hash {inputs_hash}"}
+    with atomic(Path(path)) as temporary:
+        sheet.figure.savefig(temporary, format="png", dpi=DPI, metadata=about)
+
+
+def draw_heat_map(evidence: EvidenceMap, score: SlideScore, slide: Slide, settings: HeatSettings) -> Sheet:
+    """The picture before it is written."""
+    layout = HeatLayout.of(evidence, settings.panel_px)
+    view = slide.read_resized(evidence.slide.bounds, layout.panel)
+    values = evidence_at(evidence, Size(layout.panel.width * _FINER, layout.panel.height * _FINER))
+    limits = settings.limits or evidence.limits()
+    heated = heat(view, values, limits, settings.opacity)
+    sheet = Sheet(layout.width, layout.height)
+    draw_heading(sheet, evidence, score, layout.width - 2 * MARGIN)
+    captions = ("Slide", f"Evidence for {evidence.positive}")
+    for caption, pixels, (x, y) in zip(captions, (view, heated), layout.panels, strict=True):
+        sheet.text((x, y - 12), fitted(caption, 17, layout.panel.width), 17, SOFT)
+        sheet.picture(x, y, pixels)
+        sheet.box((x - 0.5, y - 0.5), (layout.panel.width, layout.panel.height), fill=False, ec=LINE, lw=0.8)
+    draw_scale_bar(sheet, evidence.slide, layout.panels[0], layout.panel)
+    _draw_legend(sheet, evidence, layout, limits, settings)
+    return sheet
+
+
+@dataclass(frozen=True)
+class HeatLayout:
+    """Where everything stands, in pixels of the picture.
+
+    Args:
+        width: Of the picture.
+        height: Likewise.
+        panel: Of each panel.
+        panels: Upper left corners, slide first.
+        legend: Upper left corner.
+    """
+
+    width: int
+    height: int
+    panel: Size
+    panels: tuple[tuple[int, int], tuple[int, int]]
+    legend: tuple[int, int]
+
+    @classmethod
+    def of(cls, evidence: EvidenceMap, panel_px: int) -> Self:
+        """The layout for a slide's shape in um: panels side by side, one above the other on wide slides."""
+        panel = panel_size(evidence.slide, panel_px)
+        left, top = MARGIN, _HEADING + _CAPTION
+        if panel.width > WIDE * panel.height:
+            second, content = (left, top + panel.height + _CAPTION + 16), panel.width
+        else:
+            second, content = (left + panel.width + GAP, top), 2 * panel.width + GAP
+        legend = (left, second[1] + panel.height + 36)
+        width = max(content, _LEAST) + 2 * MARGIN
+        return cls(width, legend[1] + 130 + MARGIN, panel, ((left, top), second), legend)
+
+
+def evidence_at(evidence: EvidenceMap, size: Size) -> Floats:
+    """The evidence of the cell under the centre of each pixel of a view of the scanned part.
+
+    Returns:
+        (size.height, size.width) float32; NaN where nothing was observed, also beyond the grid.
+    """
+    bounds, frame = evidence.slide.bounds, evidence.frame
+    x = bounds.x + (np.arange(size.width) + 0.5) * bounds.width / size.width
+    y = bounds.y + (np.arange(size.height) + 0.5) * bounds.height / size.height
+    columns = np.floor((x - frame.origin.x) / frame.downsample_x).astype(np.intp)
+    rows = np.floor((y - frame.origin.y) / frame.downsample_y).astype(np.intp)
+    has_column = (columns >= 0) & (columns < frame.size.width)
+    has_row = (rows >= 0) & (rows < frame.size.height)
+    values = np.full(size.shape, np.nan, np.float32)
+    values[np.ix_(has_row, has_column)] = evidence.evidence_HW[np.ix_(rows[has_row], columns[has_column])]
+    return values
+
+
+def heat(view: Pixels, values: Floats, limits: tuple[float, float] | None, opacity: float) -> Pixels:
+    """A view in pale grey under the colours of the evidence.
+
+    Args:
+        view: (H, W, 3) uint8 RGB.
+        values: (2 H, 2 W) float32, NaN where there is to be no colour.
+        limits: Evidence of the two ends of the colours; None where there is none.
+        opacity: Of the colours.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    light = view.astype(np.float32) @ np.array((0.299, 0.587, 0.114), np.float32) / 255
+    # The slide's own dark and light stay in the colours, or cells would drown in them.
+    pale, shade = 1 - 0.75 * (1 - light), 0.72 + 0.28 * light
+    colors, strength = colors_of(np.nan_to_num(values), limits or (0.0, 1.0))
+    alpha = np.isfinite(values) * strength * np.float32(opacity)
+    covered = _averaged(alpha[..., None])
+    mixed = pale[..., None] * (1 - covered) + _averaged(colors * alpha[..., None]) * shade[..., None]
+    rounded: Pixels = np.round(mixed * 255).clip(0, 255).astype(np.uint8)
+    return rounded
+
+
+def colors_of(values: Floats, limits: tuple[float, float]) -> tuple[Floats, Floats]:
+    """The colours of evidence, and how strong they lie on the tissue: less where there is little, so that it stays seen.
+
+    Returns:
+        (..., 3) float32 colours in [0, 1]; (...) float32 in [0, 1]. Where all evidence is the same, it has the least's.
+    """
+    low, high = limits
+    share = np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros_like(values)
+    name, first, last = _COLORS
+    # matplotlib's own table has 256 steps, which a wide bar would show.
+    places = np.linspace(0, 1, 256)
+    table = mpl.colormaps[name](first + (last - first) * places)[:, :3]
+    channels = [np.interp(share, places, table[:, channel]) for channel in range(3)]
+    strength: Floats = _WEAKEST + (1 - _WEAKEST) * share
+    return np.stack(channels, axis=-1).astype(np.float32), strength.astype(np.float32)
+
+
+def number_texts(values: Sequence[float]) -> list[str]:
+    """Numbers with as many decimals each as tell the largest from others to three figures."""
+    largest = max((abs(value) for value in values), default=0.0)
+    if largest and not 1e-3 <= largest < 1e5:
+        return [f"{value:.2e}" if value else "0" for value in values]
+    decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 0
+    return [f"{value:,.{decimals}f}" for value in values]
+
+
+def _averaged(values: Floats) -> Floats:
+    """(2 H, 2 W, C) to (H, W, C)."""
+    height, width, channels = values.shape
+    fours = values.reshape(height // _FINER, _FINER, width // _FINER, _FINER, channels)
+    means: Floats = fours.mean(axis=(1, 3))
+    return means
+
+
+def draw_heading(sheet: Sheet, evidence: EvidenceMap, score: SlideScore, width: float) -> None:
+    """The slide's name, what is said of it, and what that rests on; in three lines of a width."""
+    record, frame = evidence.slide, evidence.frame
+    title = fitted(Path(record.path).name, 30, width, bold=True)
+    sheet.text((MARGIN, 66), title, 30, INK, bold=True)
+    verdict, details = verdict_of(score), f"probability of {evidence.positive} {chance_text(score.probability)}"
+    room = width - 24 - width_of(details, 20)
+    shown = fitted(verdict, 20, max(room, width / 2), bold=True)
+    sheet.text((MARGIN, 108), shown, 20, INK, bold=True)
+    after = MARGIN + width_of(shown, 20, bold=True) + 24
+    sheet.text((after, 108), fitted(details, 20, MARGIN + width - after), 20, INK)
+    facts = [
+        *facts_of(record),
+        f"{evidence.observed.sum():,} cells of {frame.downsample_x * record.mpp.x:.3g} µm looked at",
+    ]
+    sheet.text((MARGIN, 142), fitted("   ·   ".join(facts), 17, width), 17, SOFT)
+
+
+def verdict_of(score: SlideScore) -> str:
+    """What is said of a slide, in words."""
+    if score.decision is not None:
+        return f"Diagnosis: {score.decision}"
+    if score.prediction_set:
+        return f"No decision: {' or '.join(score.prediction_set)}"
+    return "No decision: like no class it knows"
+
+
+def chance_text(probability: float) -> str:
+    """A probability in per cent that never reads as certainty."""
+    if probability < 0.001:
+        return "< 0.1 %"
+    return "> 99.9 %" if probability > 0.999 else f"{100 * probability:.1f} %"
+
+
+def _draw_legend(
+    sheet: Sheet,
+    evidence: EvidenceMap,
+    layout: HeatLayout,
+    limits: tuple[float, float] | None,
+    settings: HeatSettings,
+) -> None:
+    x, y = layout.legend
+    width = layout.width - 2 * MARGIN
+    if limits is not None:
+        draw_color_bar(sheet, (x, y), min(_BAR_WIDTH, width - 320), limits, settings.opacity)
+    left = x + (min(_BAR_WIDTH, width - 320) + 56 if limits is not None else 0)
+    sheet.rounded((left, y + 27), (18, 18), 4, fc="#e3e3e3", ec=SOFT, lw=0.5)
+    sheet.text((left + 28, y + 42), "not looked at", 17, INK)
+    run = "from the least to the most evidence on this slide; they do not compare slides"
+    scope = "between limits that were set" if settings.limits else run
+    lines = (
+        f"Evidence of a slide label, not an outline of {evidence.positive}.",
+        f"Colours run {scope}." if limits is not None else "No cell was looked at.",
+    )
+    sheet.text((x, y + 102), fitted(lines[0], 17, width, bold=True), 17, INK, bold=True)
+    sheet.text((x, y + 128), fitted(lines[1], 17, width), 17, SOFT)
+
+
+def draw_color_bar(
+    sheet: Sheet, corner: tuple[int, int], width: int, limits: tuple[float, float], opacity: float
+) -> None:
+    """A bar of the colours as they look on tissue, the evidence of its ends and its middle under it."""
+    x, y = corner
+    low, high = limits
+    sheet.text((x, y + 12), "Evidence, in the network's own unit", 17, SOFT)
+    colors, strength = colors_of(np.linspace(low, high, width, dtype=np.float32), limits)
+    alpha = opacity * strength[:, None]
+    # Tissue is about this light once it is pale grey.
+    shown = np.round(255 * (0.94 * alpha * colors + 0.9 * (1 - alpha))).astype(np.uint8)
+    sheet.picture(x, y + 28, np.repeat(shown[None], _BAR, axis=0))
+    texts = number_texts((low, (low + high) / 2, high) if high > low else (low,))
+    places = (x, x + (width - width_of(texts[len(texts) // 2], 15)) / 2, x + width)
+    for number, (text, place) in enumerate(zip(texts, places, strict=False)):
+        sheet.text((place, y + 62), text, 15, SOFT, right=number == 2)
+
+
+@dataclass(frozen=True)
+class HeatTileSettings:
+    """Where coordinates start.
+
+    Args:
+        frame: As `GeoJSONSettings` has it.
+
+    Raises:
+        UnknownNameError: When the frame is none.
+    """
+
+    frame: CoordinateFrame = "qupath"
+
+    def __post_init__(self) -> None:
+        check_frame(self.frame)
+
+
+def write_heat_tiles(
+    evidence: EvidenceMap, path: Path, settings: HeatTileSettings | None = None, *, overwrite: bool = False
+) -> None:
+    """Writes the observed cells as tile objects, their evidence as a measurement, for QuPath's measurement maps.
+
+    A tile has no class: what its cell holds is not known, only how much it spoke for the slide's.
+
+    Args:
+        evidence: Of the slide.
+        path: Ends in .geojson or .json; .gz or .zip behind it compresses.
+        settings: Where coordinates start; None for QuPath's frame.
+        overwrite: Replace a file that is there.
+
+    Raises:
+        ExistingOutputError: When the file is there and may not be replaced.
+        InputError: When the file's name would keep QuPath from opening it.
+    """
+    settings = settings or HeatTileSettings()
+    about = describe(evidence, "counterstain.evidence", settings.frame, asdict(settings))
+    write_features(path, _tiles(evidence, settings.frame), about, overwrite=overwrite)
+
+
+def _tiles(evidence: EvidenceMap, frame: CoordinateFrame) -> Iterator[Mapping[str, Any]]:
+    offset, bounds = frame_offset(evidence, frame), evidence.slide.bounds
+    for row, column in np.argwhere(evidence.observed).tolist():
+        place = evidence.frame.to_level0(Box(column, row, 1, 1)).intersection(bounds)
+        if place.is_empty:
+            continue
+        place = place.shifted(-offset.x, -offset.y)
+        yield feature(
+            shapely.box(place.x, place.y, place.right, place.bottom),
+            feature_id(evidence.inputs_hash, f"cell {row} {column}"),
+            "tile",
+            None,
+            {f"Evidence: {evidence.positive}": float(evidence.evidence_HW[row, column])},
+        )
+
+
+def write_heat_ome_tiff(evidence: EvidenceMap, path: Path, *, overwrite: bool = False) -> None:
+    """Writes the evidence as a float32 channel, a pixel for each cell, NaN where nothing was observed.
+
+    Raises:
+        ExistingOutputError: When the file is there and may not be replaced.
+        InputError: When the file's name would keep readers from knowing it.
+    """
+    channel = f"evidence for {evidence.positive}"
+    about = {"evidence": "in the network's own unit, unscaled; of a slide's label, no outline"}
+    write_values(evidence, path, {channel: evidence.evidence_HW}, about, overwrite=overwrite)
