@@ -5,8 +5,8 @@ of slides carry Wilson's interval, which takes slides for independent; where pat
 (`bootstrap_weights`).
 
 Precision is TP / (TP + FP) and recall is TP / (TP + FN). Tables III to V of the DSNet paper print them the other way round:
-with 43 positive and 72 negative slides whole counts reproduce accuracy, "precision" and "recall" of 14 of the 16 rows of
-Camelyon16 so, and of one row as the columns are headed. The test of this file holds the counts.
+with 43 positive and 72 negative slides, whole counts give accuracy, "precision" and "recall" of 14 of the 16 rows of
+Camelyon16 that way round, and of none the way the columns are headed. The test of this file holds the counts.
 
 Does not know: models, files, how probabilities were calibrated.
 
