@@ -8,9 +8,12 @@ from pathlib import Path
 from counterstain.errors import InputError, UnknownNameError
 from counterstain.methods.artefacts import model_digest, read_model
 from counterstain.methods.base import DenseMethod, InputSpec, Method
+from counterstain.methods.dsnet import DSNet, DSNetConfig
 from counterstain.methods.fusion_kd import FusionKD, FusionKDConfig
 from counterstain.methods.multi_stage import MultiStage
 from counterstain.methods.multi_stage_config import MultiStageConfig
+from counterstain.methods.slide_baselines import ABMIL, CLAM, Compressed, MeanPool, Thumbnail, TransMIL
+from counterstain.methods.slide_config import SlideConfig
 from counterstain.methods.slide_method import SlideMethod
 from counterstain.methods.sshr import SSHR, SSHRConfig
 
@@ -29,7 +32,15 @@ def find_method(name: str) -> type[DenseMethod]:
     return METHODS[name]
 
 
-SLIDE_METHODS: dict[str, type[SlideMethod]] = {}
+SLIDE_METHODS: dict[str, type[SlideMethod]] = {
+    "dsnet": DSNet,
+    "mean_pool": MeanPool,
+    "abmil": ABMIL,
+    "clam": CLAM,
+    "transmil": TransMIL,
+    "thumbnail": Thumbnail,
+    "nic": Compressed,
+}
 """Methods that learn from labelled slides and score them."""
 
 
@@ -91,7 +102,16 @@ def load_slide_method(run: Path | str) -> SlideMethod:
 
 __all__ = [
     "SLIDE_METHODS",
+    "ABMIL",
+    "CLAM",
+    "Compressed",
+    "DSNet",
+    "DSNetConfig",
+    "MeanPool",
+    "SlideConfig",
     "SlideMethod",
+    "Thumbnail",
+    "TransMIL",
     "find_slide_method",
     "load_slide_method",
     "METHODS",

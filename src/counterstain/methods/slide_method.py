@@ -33,6 +33,7 @@ from counterstain.methods.slide_batches import EpochShuffle, GridSlide, SlideIte
 from counterstain.methods.slide_config import SlideConfig
 from counterstain.methods.slide_decision import Decision
 from counterstain.metrics.ranking import auroc
+from counterstain.models.dsnet import DSNet
 from counterstain.models.slide_network import SlideNetwork
 from counterstain.models.weights import load_state, read_state, write_state
 from counterstain.results import Classes, EncoderSpec, SlideScore
@@ -212,12 +213,8 @@ class SlideMethod(Method):
 
     def local_shares(self, slides: SlideSet) -> list[float | None]:
         """`local_share` of slides on disk."""
-        streams = getattr(self.network, "streams", None)
-        if streams is None:
-            return [None] * len(slides.slides)
         items = SlideItems(slides)
-        with on_device(self.network) as device, torch.inference_mode():
-            return [float(streams(collate([items.read(number)]).to(device))[0]) for number in range(len(items))]
+        return self._shares([items.read(number) for number in range(len(items))])
 
     def judge(self, slide_id: str, margin: float) -> SlideScore:
         """What is said of a slide, from the difference of its logits."""
@@ -225,16 +222,20 @@ class SlideMethod(Method):
 
     def evidence(self, slide: EncodedSlide) -> npt.NDArray[np.float32]:
         """(H, W) float32: how much each cell speaks for the positive class; NaN where nothing was observed."""
-        with on_device(self.network) as device:
-            return self.network.evidence(collate([GridSlide.of(slide)]).to(device))[0].cpu().numpy()
+        with on_device(self.network) as device, torch.no_grad():
+            evidence_BHW = self.network.evidence(collate([GridSlide.of(slide)]).to(device))
+            found: npt.NDArray[np.float32] = evidence_BHW[0].detach().cpu().numpy()
+            return found
 
     def local_share(self, slide: EncodedSlide) -> float | None:
         """The embeddings' part in the answer, in [0, 1], the thumbnail having the rest; None without two streams."""
-        streams = getattr(self.network, "streams", None)
-        if streams is None:
-            return None
-        with on_device(self.network) as device, torch.inference_mode():
-            return float(streams(collate([GridSlide.of(slide)]).to(device))[0])
+        return self._shares([GridSlide.of(slide)])[0]
+
+    def _shares(self, slides: Sequence[GridSlide]) -> list[float | None]:
+        if not isinstance(self.network, DSNet) or not self.network.architecture.weighs_streams:
+            return [None] * len(slides)
+        with on_device(self.network) as device:
+            return [float(self.network.streams(collate([slide]).to(device))[0]) for slide in slides]
 
     def _margins(self, items: SlideItems) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         pairs = [items[number] for number in range(len(items))]

@@ -47,7 +47,8 @@ def within_fold_auroc(scores_N: Floats, labels_N: Ints, folds: Sequence[str]) ->
             up, down = weights_RN[:, positives], weights_RN[:, negatives]
             won += ((up @ wins) * down).sum(1)
             pairs += up.sum(1) * down.sum(1)
-        return np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0)
+        shares: Floats = np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0)
+        return shares
 
     return statistic
 

@@ -1,0 +1,50 @@
+"""A set of encoded slides, opened from the folders they were encoded to.
+
+Does not know: cohort tables, how slides are encoded, networks.
+"""
+
+from collections.abc import Sequence
+
+from counterstain.data.encoded import LabelledSlide, SlideSet
+from counterstain.data.encoded_files import FeatureHeader, read_header
+from counterstain.errors import InputError, StaleResultError, listed
+from counterstain.results import Classes
+
+
+def open_slide_set(name: str, classes: Classes, slides: Sequence[LabelledSlide], encoder_name: str) -> SlideSet:
+    """A set of slides as one encoder sees them.
+
+    Args:
+        name: What reports call it.
+        classes: The background, then the positive class.
+        slides: Each with the folder it was encoded to.
+        encoder_name: Of the encoder.
+
+    Raises:
+        InputError: When there is no slide, or a file is damaged.
+        MissingFileError: When a slide was not encoded.
+        StaleResultError: When the slides were not all encoded alike.
+    """
+    if not slides:
+        raise InputError(f"Set {name!r} has no slide. Give a table with at least one that can be encoded.")
+    headers = [read_header(slide.folder, encoder_name) for slide in slides]
+    first = headers[0]
+    others = [
+        f"{slide.slide_id}: {_told(header)}"
+        for slide, header in zip(slides, headers, strict=True)
+        if (header.encoder, header.cell_um) != (first.encoder, first.cell_um)
+    ]
+    if others:
+        raise StaleResultError(
+            listed(
+                f"Slides of {name!r} were encoded in different ways; {slides[0].slide_id} by {_told(first)}. Encode these "
+                "again, with --overwrite:",
+                others,
+            )
+        )
+    inputs = {slide.slide_id: header.inputs_hash for slide, header in zip(slides, headers, strict=True)}
+    return SlideSet(name, classes, first.encoder, tuple(slides), first.cell_um, inputs)
+
+
+def _told(header: FeatureHeader) -> str:
+    return f"{header.encoder.name} {header.encoder.digest[:8]} in cells of {header.cell_um:g} um"
