@@ -1,0 +1,247 @@
+"""`encode_slide`: a slide and an encoder in, the slide's cells and their embeddings on disk out.
+
+    slide -> cells, thumbnail (cells.py) -> images of cells, read ahead (stream.py) -> encoder -> rows (rows.py) -> HDF5
+
+    FOLDER/cells.zarr            made once for all encoders
+    FOLDER/features/ENCODER.h5   written in one go from the finished rows
+
+Memory is bounded whatever the slide's area. Killed and called again, it goes on at the first chunk of cells that was not
+stored and ends with the same embeddings. Results of other inputs are refused, finished ones returned at once.
+
+Shapes: B images of a batch, H W their rows and columns, C channels of an embedding, N observed cells.
+Does not know: which encoder it is, cohorts.
+"""
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from counterstain import log
+from counterstain.data.encoded_files import CellGrid, FeatureHeader, feature_path, read_header, write_features
+from counterstain.errors import InputError, StaleResultError
+from counterstain.files import settings_hash
+from counterstain.geometry import Frame, Size
+from counterstain.infer.cells import DEFAULT, CellSettings, keep_cells
+from counterstain.infer.heap import HeapTrimmer
+from counterstain.infer.rows import PartialRows
+from counterstain.infer.runtime import Runtime, choose_runtime, reader_threads, threads
+from counterstain.infer.stream import Cutter
+from counterstain.models.encoders import PatchEncoder
+from counterstain.slides.base import Slide
+from counterstain.tiles import TileRow
+from counterstain.tissue import Tissue
+
+Images = npt.NDArray[np.uint8]
+
+_CHUNK_CELLS = 1024  # stored at once; what a kill costs at most
+_READ_CELLS = 32  # neighbours that are read as one strip
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """How an encoder is run over a slide.
+
+    Args:
+        batch_size: Cells encoded at once.
+        num_workers: Threads that read cells; 0 reads between batches, None takes what suits the machine.
+        num_threads: Threads of a network on a CPU; None takes what suits the machine.
+        device: "auto" takes a GPU where there is one; else a name as torch knows it: "cpu", "cuda:1".
+        precision: "auto" takes bf16 where a GPU has it, fp16 on other GPUs, fp32 on CPUs. Embeddings are stored as float16.
+        overwrite: Whether results of other inputs or settings are replaced instead of refused.
+
+    Raises:
+        InputError: When a number is out of its range.
+    """
+
+    batch_size: int = 64
+    num_workers: int | None = None
+    num_threads: int | None = None
+    device: str = "auto"
+    precision: Literal["auto", "32", "16", "bf16"] = "auto"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or (self.num_threads is not None and self.num_threads < 1):
+            raise InputError(
+                f"Batches of {self.batch_size} and {self.num_threads} threads were given; both must be 1 or more."
+            )
+        if self.num_workers is not None and self.num_workers < 0:
+            raise InputError(f"{self.num_workers} workers were given; give 0 or more.")
+
+
+def encode_slide(
+    slide: Slide,
+    encoder: PatchEncoder,
+    folder: Path,
+    cells: CellSettings = DEFAULT,
+    settings: EncodeSettings | None = None,
+    tissue: Tissue | None = None,
+) -> FeatureHeader:
+    """Encodes a slide, or finishes one that was interrupted, or returns one that is done.
+
+    Args:
+        slide: Of known resolution.
+        encoder: Moved to the device, and stays there in evaluation mode.
+        folder: Of this slide.
+        cells: Which cells are encoded.
+        settings: Batches, device.
+        tissue: Where tissue lies, as a person outlined it; found where None.
+
+    Returns:
+        What the file of features says of itself; `read_encoded` reads it.
+
+    Raises:
+        MissingResolutionError: When the slide's resolution is unknown.
+        UnsupportedSlideError: When it is too coarse for the filter of cells, or its background is dark.
+        NoTissueError: When no cell is left.
+        StaleResultError: When the folder holds results of other inputs and `settings.overwrite` is not set.
+        ExistingOutputError: When another process is encoding this slide.
+        DamagedSlideError: When a cell can't be decoded; what was stored before stays, and is not done again.
+        InputError: When the device can't be used, or the encoder gives something else than its embeddings.
+    """
+    settings = settings or EncodeSettings()
+    # "auto" is another precision on another machine, and a slide's features are of one precision throughout.
+    runtime = choose_runtime(settings.device, settings.precision)
+    grid = keep_cells(slide, folder, cells, tissue, overwrite=settings.overwrite)
+    spec = encoder.spec
+    inputs_hash = settings_hash(grid.inputs_hash, spec.digest, spec.input_px, runtime.precision)
+    if _is_done(folder, spec.name, inputs_hash, overwrite=settings.overwrite):
+        log.say(f"{folder}: already encoded by {spec.name}")
+        return read_header(folder, spec.name)
+    chunk = settings.batch_size * max(1, _CHUNK_CELLS // settings.batch_size)
+    shape = (len(grid.cells_N2), spec.num_features)
+    with PartialRows(feature_path(folder, spec.name), inputs_hash, shape, chunk) as rows:
+        with threads(settings.num_threads):
+            _Work(slide, encoder, grid, runtime, settings).finish(rows, chunk)
+        write_features(folder, rows.rows(), grid, spec, inputs_hash)
+        rows.remove()
+    return read_header(folder, spec.name)
+
+
+def _is_done(folder: Path, encoder_name: str, inputs_hash: str, *, overwrite: bool) -> bool:
+    path = feature_path(folder, encoder_name)
+    if not path.exists():
+        return False
+    try:
+        before = read_header(folder, encoder_name).inputs_hash
+    except InputError:  # no file of ours, or a damaged one
+        before = None
+    if before == inputs_hash:
+        return True
+    if overwrite:
+        return False
+    raise StaleResultError(
+        f"{path} was made of another slide, other cells, other weights of the encoder or in another precision than given "
+        "now. Give another output folder, or pass --overwrite to replace it."
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Everything that the encoding of one slide needs."""
+
+    slide: Slide
+    encoder: PatchEncoder
+    grid: CellGrid
+    runtime: Runtime
+    settings: EncodeSettings
+
+    def finish(self, rows: PartialRows, chunk: int) -> None:
+        """Encodes and stores the cells that are not done."""
+        done, total = rows.num_done, len(self.grid.cells_N2)
+        self.encoder.to(self.runtime.device).eval()
+        heap, pending = HeapTrimmer(), np.empty((chunk, self.encoder.spec.num_features), np.float16)
+        heap.now()  # finding cells held views of the slide
+        filled = 0
+        images = cell_images(self.slide, self.grid, self.encoder.input_px, done, self.settings)
+        with closing(images), log.progress(f"Encoding {self.slide.path.name}", total, "cells", done=done) as counter:
+            for images_BHWC in images:
+                embeddings_BC = self._encode(images_BHWC)
+                pending[filled : filled + len(embeddings_BC)] = embeddings_BC
+                filled += len(embeddings_BC)
+                done += len(embeddings_BC)
+                if filled == chunk or done == total:
+                    rows.append(pending[:filled])
+                    filled = 0
+                counter.advance(len(embeddings_BC))
+                heap.when_grown()
+
+    @torch.inference_mode()
+    def _encode(self, images_BHWC: Images) -> npt.NDArray[np.float16]:
+        images = torch.from_numpy(images_BHWC).to(self.runtime.device)
+        images_BCHW = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
+        with self.runtime.context():
+            embeddings_BC = self.encoder(images_BCHW)
+        expected = (len(images), self.encoder.spec.num_features)
+        if tuple(embeddings_BC.shape) != expected:
+            raise InputError(
+                f"Encoder {self.encoder.spec.name} gave embeddings of shape {tuple(embeddings_BC.shape)}; {expected} was "
+                "expected."
+            )
+        stored: npt.NDArray[np.float16] = embeddings_BC.to(torch.float16).cpu().numpy()
+        if not np.isfinite(stored).all():
+            raise InputError(
+                f"Encoder {self.encoder.spec.name} gave values that are no numbers, or larger than float16 holds. Pass "
+                "--precision 32, or other weights."
+            )
+        return stored
+
+
+def cell_images(
+    slide: Slide, grid: CellGrid, input_px: int, start: int, settings: EncodeSettings
+) -> Generator[Images, None, None]:
+    """Images of the observed cells in their order, batch by batch. Close the iterator when you stop early.
+
+    Where reading starts changes no pixel: neighbours are always read as the same strips.
+
+    Args:
+        slide: The slide.
+        grid: Its cells.
+        input_px: Width and height of an image.
+        start: The first cell that is wanted.
+        settings: Batches and readers.
+
+    Yields:
+        (B, input_px, input_px, 3) uint8 RGB, every batch but the last of `settings.batch_size`.
+    """
+    cell = grid.frame
+    down_x, down_y = cell.downsample_x / input_px, cell.downsample_y / input_px
+    frame = Frame(cell.origin, down_x, down_y, Size(cell.size.width * input_px, cell.size.height * input_px))
+    cutter = Cutter(frame, Size(input_px, input_px), _READ_CELLS, reader_threads(settings.num_workers))
+    rows, unwanted = _rows_from(grid.cells_N2, start, input_px)
+    held: list[Images] = []
+    with closing(cutter.stream(slide, rows)) as strips:
+        for strip in strips:
+            images = strip.images_BHWC[unwanted:]
+            unwanted = 0
+            held.append(images)
+            if sum(map(len, held)) >= settings.batch_size:
+                joined = np.concatenate(held)
+                whole = len(joined) // settings.batch_size * settings.batch_size
+                yield from np.split(joined[:whole], whole // settings.batch_size)
+                held = [joined[whole:]]
+    rest = np.concatenate(held) if held else np.empty((0,), np.uint8)
+    if len(rest):
+        yield rest
+
+
+def _rows_from(cells_N2: npt.NDArray[np.int32], start: int, input_px: int) -> tuple[list[TileRow], int]:
+    """The rows of cells from the strip on in which a cell lies, and how many cells of that strip lie before it."""
+    rows, first_of_row, sizes = np.unique(cells_N2[:, 0], return_index=True, return_counts=True)
+    tiles: list[TileRow] = []
+    unwanted = 0
+    for row, first, size in zip(rows.tolist(), first_of_row.tolist(), sizes.tolist(), strict=True):
+        if first + size <= start:
+            continue
+        before = max(0, start - first)
+        skipped = before // _READ_CELLS * _READ_CELLS
+        unwanted += before - skipped
+        columns = cells_N2[first + skipped : first + size, 1] * input_px
+        tiles.append(TileRow(row * input_px, tuple(columns.tolist())))
+    return tiles, unwanted
