@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from counterstain.data.encoded_files import read_cells
+from counterstain.data.encoded_files import CellGrid, read_cells
 from counterstain.data.thumbnail import read_thumbnail
 from counterstain.errors import (
     DamagedSlideError,
@@ -34,7 +34,7 @@ from counterstain.tissue import Tissue
 from counterstain.tissue.runs import cell_scores
 
 
-def is_seen(grid, x: float, y: float) -> bool:  # noqa: ANN001
+def is_seen(grid: CellGrid, x: float, y: float) -> bool:
     """Whether the cell over a level-0 point is observed; what was cut off is not."""
     place = grid.frame.from_level0(Box(x, y, 1, 1))
     row, column = int(np.floor(place.y)), int(np.floor(place.x))
@@ -62,7 +62,7 @@ def test_the_box_is_the_tightest_of_whole_cells(tmp_path: Path) -> None:
     slide = open_slide(write_tissue(tmp_path / "a.tiff"))
     grid = find_cells(slide, CELLS)
     observed = grid.observed_HW
-    assert observed[0].any() and observed[-1].any() and observed[:, 0].any() and observed[:, -1].any()
+    assert all(rim.any() for rim in (observed[0], observed[-1], observed[:, 0], observed[:, -1]))
     assert grid.frame.size == Size.of(observed)
     assert (grid.frame.downsample_x, grid.frame.downsample_y) == (CELL_UM, CELL_UM)
     assert grid.frame.origin.x % CELL_UM == grid.frame.origin.y % CELL_UM == 0

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 OK, WRONG_USE, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
 
-RESUMABLE = ("train", "predict", "prepare", "demo", "compare")
+RESUMABLE = ("train", "predict", "encode", "prepare", "demo", "compare")
 """Verbs that go on where they were interrupted."""
 
 

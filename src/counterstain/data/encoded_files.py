@@ -92,6 +92,8 @@ class FeatureHeader:
         inputs_hash: Of cells, encoder and precision.
         cells_hash: Of the cells that they belong to.
         cell_um: Width and height of a cell.
+        compression: Values of the pixels that an encoder is shown for each of V and three thumbnails, as DSNet counts.
+        compression_of_scan: Likewise of level 0's pixels.
     """
 
     path: Path
@@ -100,6 +102,8 @@ class FeatureHeader:
     inputs_hash: str
     cells_hash: str
     cell_um: float
+    compression: float
+    compression_of_scan: float
 
 
 def feature_path(folder: Path, encoder_name: str) -> Path:
@@ -255,8 +259,8 @@ def _file_attributes(grid: CellGrid, encoder: EncoderSpec, inputs_hash: str, pre
         "cell_um": grid.cell_um,
         "precision": precision,
         "encoder": json.dumps(asdict(encoder)),
-        "compression_of_112_px": compression_ratio(_PAPER_LEVELS, encoder.num_features),
-        "compression_of_level_0": of_scan,
+        "compression": compression_ratio(_PAPER_LEVELS, encoder.num_features),
+        "compression_of_scan": of_scan,
     }
 
 
@@ -325,6 +329,8 @@ def _header_of(path: Path, file: Any) -> FeatureHeader:
         inputs_hash=str(attributes["inputs_hash"]),
         cells_hash=str(attributes["cells_hash"]),
         cell_um=float(attributes["cell_um"]),
+        compression=float(attributes["compression"]),
+        compression_of_scan=float(attributes["compression_of_scan"]),
     )
 
 

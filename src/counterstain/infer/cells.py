@@ -27,6 +27,9 @@ from counterstain.settings import to_tree
 from counterstain.slides.base import Slide
 from counterstain.tissue import RunScores, RunsSettings, Tissue, TissueSettings, find_tissue, score_runs
 
+OUTLINE = "tissue.geojson"
+"""Beside the cells: the tissue that they were chosen by, to look at and mend."""
+
 FILTERS = ("runs", "otsu", "runs_and_tissue")
 
 Mask = npt.NDArray[np.bool_]
@@ -87,6 +90,11 @@ def find_cells(slide: Slide, settings: CellSettings = DEFAULT, tissue: Tissue | 
         NoTissueError: When no cell is left.
         DamagedSlideError: When the pixels can't be decoded.
     """
+    return _choose(slide, settings, tissue)[0]
+
+
+def _choose(slide: Slide, settings: CellSettings, tissue: Tissue | None) -> tuple[CellGrid, Tissue | None]:
+    """The cells, and the tissue that they were chosen by."""
     record, inputs_hash = slide.record(), _inputs_hash(slide, settings, tissue)
     frame = Frame.covering(slide.bounds, slide.mpp, settings.cell_um)
     observed_HW: Mask = np.ones(frame.size.shape, np.bool_)
@@ -104,7 +112,7 @@ def find_cells(slide: Slide, settings: CellSettings = DEFAULT, tissue: Tissue | 
         )
     rows, columns = (_span(np.flatnonzero(observed_HW.any(axis))) for axis in (1, 0))
     cropped = _cropped(frame, rows, columns)
-    return CellGrid(
+    grid = CellGrid(
         frame=cropped,
         observed_HW=observed_HW[rows, columns],
         cell_um=settings.cell_um,
@@ -114,6 +122,7 @@ def find_cells(slide: Slide, settings: CellSettings = DEFAULT, tissue: Tissue | 
         slide=record,
         chosen={**to_tree(settings), **({} if scores is None else {"run_threshold": scores.threshold})},
     )
+    return grid, tissue
 
 
 def keep_cells(
@@ -124,7 +133,7 @@ def keep_cells(
     *,
     overwrite: bool = False,
 ) -> CellGrid:
-    """The cells that a slide's folder holds, or finds them and keeps them there.
+    """The cells that a slide's folder holds, or finds them and keeps them there, with the outline of the tissue.
 
     Args:
         slide: Of known resolution.
@@ -145,7 +154,9 @@ def keep_cells(
             f"{folder / CELLS} was made of another slide, or with other settings of cells, than given now. Give another "
             "output folder, or pass --overwrite to replace it and what was made of it."
         )
-    grid = find_cells(slide, settings, tissue)
+    grid, tissue = _choose(slide, settings, tissue)
+    if tissue is not None:
+        tissue.save(folder / OUTLINE)
     write_cells(folder, grid)
     return grid
 

@@ -129,6 +129,9 @@ def backbone_encoder(
         )
     if name.startswith(TIMM):
         return timm_encoder(name.removeprefix(TIMM), weights, untrained=untrained)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_UNTRAINED_SEED)
+        backbone = build_backbone(name)
     if weights is not None and untrained:
         raise InputError("Weights were given for an encoder that is to stay untrained. Leave out one of the two.")
     if weights is None and not untrained:
@@ -136,9 +139,6 @@ def backbone_encoder(
             f"Encoder {name!r} was given without weights; random ones would give embeddings that say next to nothing. "
             "Pass the file of its published weights as --weights."
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_UNTRAINED_SEED)
-        backbone = build_backbone(name)
     known_by = digest(backbone.state_dict()) if weights is None else load_backbone_weights(backbone, weights).digest
     spec = EncoderSpec(
         name=name,
