@@ -129,8 +129,8 @@ def propagated(mask_B1HW: Tensor, kernel: int, stride: int, propagation: Propaga
 class SparseConv(nn.Module):
     """A convolution that averages over the observed cells of its window alone.
 
-    y = k * k / sum(o) * sum(w * x * o), where the window holds an observed cell and the support's propagation lets it speak,
-    else 0. Cells are counted, not channels: the mask is one for all of them. There is no bias, since a norm follows.
+    y = k * k / sum(o) * sum(w * x * o), where the window holds an observed cell and the support's propagation lets it
+    speak, else 0. Cells are counted, not channels: the mask is one for all of them. There is no bias, since a norm follows.
 
     Args:
         in_channels: C before.
@@ -142,8 +142,8 @@ class SparseConv(nn.Module):
     Raises:
         InputError: When the kernel is even, or a depthwise convolution would change C.
 
-    Source: Uhrig et al., arXiv 1708.06500, in DSNet, arXiv 2109.05788, section III-C and Fig. 4. The factor k * k is ours: first
-        weights meant for a sum would come out k * k times too small.
+    Source: Uhrig et al., arXiv 1708.06500, in DSNet, arXiv 2109.05788, section III-C and Fig. 4. The factor k * k is ours:
+        what first weights meant for a sum give would be k * k times too small.
     """
 
     def __init__(
@@ -239,8 +239,8 @@ def masked_statistics(x_BCHW: Tensor, mask_B1HW: Tensor) -> tuple[Tensor, Tensor
     Returns:
         float32: mean (C,) and variance (C,), 0 where nothing was observed, and the number of observed cells ().
 
-    Source: DSNet, arXiv 2109.05788, section III-C, eq. 4 and 5; the direct form is ours: the sum over all cells less what the
-        unobserved ones add, as eq. 5 has it, loses its digits on sparse grids.
+    Source: DSNet, arXiv 2109.05788, section III-C, eq. 4 and 5; the direct form is ours: the sum over all cells less what
+        the unobserved ones add, as eq. 5 has it, loses its digits on sparse grids.
     """
     centred = _centred(x_BCHW, mask_B1HW, over=(0, 2, 3))
     return centred.mean.flatten(), centred.variance.flatten(), centred.num_values.squeeze()
@@ -275,7 +275,7 @@ class MaskedBatchNorm(nn.Module):
         momentum: How far the running statistics move.
         epsilon: Added to the variance.
 
-    Source: DSNet, arXiv 2109.05788, section III-C, eq. 4 and 5, which are written for one slide; pooled over the batch here.
+    Source: DSNet, arXiv 2109.05788, section III-C, eq. 4 and 5, written for one slide; pooled over the batch here.
     """
 
     running_mean: Tensor
@@ -340,7 +340,9 @@ class MaskedGroupNorm(nn.Module):
             x_BCHW: float, 0 off the mask.
             mask_B1HW: float32, 1 for observed cells, else 0.
         """
-        centred = _centred(x_BCHW.unflatten(1, (self.groups, -1)), mask_B1HW[:, None], over=(2, 3, 4))
+        batch, _, height, width = x_BCHW.shape
+        x_BGcHW = x_BCHW.reshape(batch, self.groups, -1, height, width)
+        centred = _centred(x_BGcHW, mask_B1HW[:, None], over=(2, 3, 4))
         normed_BCHW = (centred.values * torch.rsqrt(centred.variance + self.epsilon)).flatten(1, 2)
         return torch.addcmul(self.bias[:, None, None] * mask_B1HW, normed_BCHW, self.weight[:, None, None])
 

@@ -1,0 +1,479 @@
+"""DSNet (arXiv 2109.05788): a slide from its embeddings, seen locally, and its thumbnails, seen regionally.
+
+    V (embeddings, H x W) -> concurrent bottlenecks (sparse) ----------------> L (ceil(H / 4) x ceil(W / 4) cells)
+    T (thumbnails, 2H x 2W) -> levels -> stem -> multi-scale blocks ----------> R (the same cells)
+    L, R -> weighed against each other (s), channels weighed -> 1x1 -> mean and max over cells -> two logits
+
+Strides of 2 and odd kernels halve every length upwards: 2H -> H -> ceil(H / 2) -> ceil(ceil(H / 2) / 2) for T and the last
+two of them for V, so both streams end on one grid for slides of any size.
+
+B slides, C channels, H W rows and columns of cells, h w of the coarse grid (a cell of it is 4 x 4 cells of V).
+Does not know: losses, training, files.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from counterstain.errors import InputError, UnknownNameError
+from counterstain.models.slide_network import SlideBatch, SlideNetwork
+from counterstain.models.sparse import (
+    NormKind,
+    Propagation,
+    SparseConv,
+    Support,
+    masked_max,
+    masked_max_pool,
+    masked_mean,
+    masked_norm,
+    unpool,
+)
+from counterstain.models.thumbnails import check_levels, stack_levels
+
+Streams = Literal["both", "local", "regional"]
+EvidenceKind = Literal["grad_cam", "grad_x_act"]
+
+LOCAL_WIDTHS = (128, 144, 224, 256, 320)
+LOCAL_STRIDES = (2, 1, 2, 1)
+REGIONAL_WIDTHS = (32, 64, 144, 256, 320)
+REGIONAL_STRIDES = (1, 2, 2, 1)
+"""Table I, by rows; the first width is what goes in."""
+
+_DEEP, _LAST = 320, 640
+_ATTENTION_RATIO = 16
+_SLOPE = 0.01
+_COARSENESS = 4
+"""Cells of V to a cell of the coarse grid, along each side."""
+
+
+@dataclass(frozen=True)
+class DSNetArchitecture:
+    """What a DSNet is made of; as given, the network of the paper as far as its text and figures tell.
+
+    Args:
+        num_features: Channels of an embedding. Any number but 128 is normalised and projected to 128 first.
+        levels: Pixels of the finest thumbnail to a side of each thumbnail's pixel.
+        propagation: Of masks in the local stream, see `Support`. The paper's is "uhrig".
+        norm: "batch" as in the paper; "instance" and "group" for batches of one slide.
+        ratio_cb: Channels of a concurrent bottleneck's output for each inside.
+        ratio_ms: Channels of a multi-scale block's output for each inside.
+        separable: Whether the 5x5 convolutions of concurrent bottlenecks are depthwise, then 1x1.
+        multi_scale_shortcut: Whether multi-scale blocks have a 1x1 shortcut.
+        head_width: Units between the two linear layers at the end.
+        streams: What is looked at: embeddings ("local"), thumbnails ("regional"), or both.
+        stream_attention: Whether the streams are weighed against each other; False adds them up.
+        channel_attention: Whether channels are weighed after that.
+        sparse: Whether the network knows what was observed; False has ordinary convolutions, pools and norms, over the
+            whole slide.
+        multi_scale: False has one 3x3 convolution in place of each multi-scale block.
+        concurrent_bottleneck: False has one 5x5 convolution in place of each bottleneck, with eleven times its parameters.
+        spatial_bottleneck: Whether bottlenecks halve their grid within.
+        mask_thumbnail: Whether thumbnails are blank where no cell was observed.
+        evidence_kind: "grad_cam" as in the paper; "grad_x_act" is what each cell adds to the difference of the logits, to
+            first order.
+
+    Raises:
+        InputError: When a number can't be used; `UnknownNameError` for names.
+
+    Source: DSNet, arXiv 2109.05788, section III, Table I, Fig. 3 and 4. The ratios, what stands between the convolutions of
+        a bottleneck, and the head's width are ours, chosen by the figures' labels and the printed 1.1 M parameters; so is
+        "strided" as the default, see `Support`.
+    """
+
+    num_features: int = 128
+    levels: tuple[int, ...] = (1, 2, 3)
+    propagation: Propagation = "strided"
+    norm: NormKind = "batch"
+    ratio_cb: int = 8
+    ratio_ms: int = 4
+    separable: bool = False
+    multi_scale_shortcut: bool = False
+    head_width: int = 128
+    streams: Streams = "both"
+    stream_attention: bool = True
+    channel_attention: bool = True
+    sparse: bool = True
+    multi_scale: bool = True
+    concurrent_bottleneck: bool = True
+    spatial_bottleneck: bool = True
+    mask_thumbnail: bool = False
+    evidence_kind: EvidenceKind = "grad_cam"
+
+    def __post_init__(self) -> None:
+        named = {"propagation": Propagation, "norm": NormKind, "streams": Streams, "evidence_kind": EvidenceKind}
+        for field, names in named.items():
+            if getattr(self, field) not in get_args(names):
+                raise UnknownNameError(field, getattr(self, field), get_args(names))
+        check_levels(self.levels)
+        for field, widths in (("ratio_cb", LOCAL_WIDTHS[1:]), ("ratio_ms", REGIONAL_WIDTHS[1:])):
+            ratio = getattr(self, field)
+            if ratio < 1 or any(width % ratio for width in widths):
+                raise InputError(f"{field} = {ratio} was given; a number that divides all of {widths} was expected.")
+        if self.num_features < 1 or self.head_width < 1:
+            raise InputError(
+                f"num_features = {self.num_features} and head_width = {self.head_width} were given; 1 or more were "
+                "expected."
+            )
+
+    @property
+    def weighs_streams(self) -> bool:
+        """Whether a slide's streams get shares, for `DSNet.streams` to tell."""
+        return self.streams == "both" and self.stream_attention
+
+
+class SparseUnit(nn.Module):
+    """A sparse convolution, its norm and, where wanted, a leaky rectifier.
+
+    Args:
+        conv: Its channels are the norm's.
+        norm: Which one.
+        is_rectified: Whether the rectifier follows.
+    """
+
+    def __init__(self, conv: SparseConv, norm: NormKind, is_rectified: bool = True) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, masked_norm(norm, len(conv.weight))
+        self.is_rectified = is_rectified
+
+    def forward(self, x_BCHW: Tensor, support: Support) -> tuple[Tensor, Support]:
+        """Features and their support."""
+        x_BChw, support = self.conv(x_BCHW, support)
+        y_BChw = self.norm(x_BChw, support.observed_B1HW)
+        return (F.leaky_relu(y_BChw, _SLOPE) if self.is_rectified else y_BChw), support
+
+
+class SeparableUnit(nn.Module):
+    """A depthwise sparse convolution, then a 1x1 one with norm and rectifier, of as many channels.
+
+    Args:
+        channels: Before and after.
+        kernel: Odd.
+        stride: At least 1.
+        norm: Which one.
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int, norm: NormKind) -> None:
+        super().__init__()
+        self.depthwise = SparseConv(channels, channels, kernel, stride, is_depthwise=True)
+        self.pointwise = SparseUnit(SparseConv(channels, channels), norm)
+
+    def forward(self, x_BCHW: Tensor, support: Support) -> tuple[Tensor, Support]:
+        """Features and their support."""
+        return self.pointwise(*self.depthwise(x_BCHW, support))  # type: ignore[no-any-return]
+
+
+class MultiScale(nn.Module):
+    """1x1, then depthwise 3x3, 5x5 and 7x7 side by side with a 1x1 each, then a 1x1 over all three.
+
+    Args:
+        in_channels: C before.
+        out_channels: C after.
+        stride: Of the depthwise convolutions.
+        architecture: Gives ratio, shortcut and norm.
+
+    Source: DSNet, arXiv 2109.05788, section III-D and Fig. 3.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, architecture: DSNetArchitecture) -> None:
+        super().__init__()
+        narrow, norm = out_channels // architecture.ratio_ms, architecture.norm
+        self.enter = SparseUnit(SparseConv(in_channels, narrow), norm)
+        self.scales = nn.ModuleList(SeparableUnit(narrow, kernel, stride, norm) for kernel in (3, 5, 7))
+        has_shortcut = architecture.multi_scale_shortcut
+        self.leave = SparseUnit(SparseConv(3 * narrow, out_channels), norm, is_rectified=not has_shortcut)
+        self.shortcut = _shortcut(in_channels, out_channels, stride, norm) if has_shortcut else None
+
+    def forward(self, x_BCHW: Tensor, support: Support) -> tuple[Tensor, Support]:
+        """Features and their support."""
+        inner_BCHW, _ = self.enter(x_BCHW, support)
+        found = [scale(inner_BCHW, support) for scale in self.scales]
+        after = found[-1][1]
+        y_BChw, _ = self.leave(torch.cat([scale_BChw for scale_BChw, _ in found], dim=1), after)
+        if self.shortcut is not None:
+            y_BChw = F.leaky_relu(y_BChw + self.shortcut(x_BCHW, support)[0], _SLOPE)
+        return y_BChw, after
+
+
+class ConcurrentBottleneck(nn.Module):
+    """Fewer channels and, within, fewer cells: 1x1, 2x2 max pool, 5x5, enlargement, 5x5, 1x1; and a 1x1 shortcut.
+
+    Args:
+        in_channels: C before.
+        out_channels: C after.
+        stride: Of the second 5x5 convolution, and of the shortcut.
+        architecture: Gives ratio, norm, and what is left out.
+
+    Source: DSNet, arXiv 2109.05788, section III-C and Fig. 3.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, architecture: DSNetArchitecture) -> None:
+        super().__init__()
+        narrow, norm = out_channels // architecture.ratio_cb, architecture.norm
+
+        def wide_window(stride: int) -> nn.Module:
+            if architecture.separable:
+                return SeparableUnit(narrow, 5, stride, norm)
+            return SparseUnit(SparseConv(narrow, narrow, 5, stride), norm)
+
+        self.enter = SparseUnit(SparseConv(in_channels, narrow), norm)
+        self.between, self.afterwards = wide_window(1), wide_window(stride)
+        self.leave = SparseUnit(SparseConv(narrow, out_channels), norm, is_rectified=False)
+        self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+        self.is_spatial = architecture.spatial_bottleneck
+
+    def forward(self, x_BCHW: Tensor, support: Support) -> tuple[Tensor, Support]:
+        """Features and their support."""
+        inner_BCHW, inner = self.enter(x_BCHW, support)
+        if self.is_spatial:
+            pooled_BChw = masked_max_pool(inner_BCHW, inner.observed_B1HW)
+            coarse_BChw, coarse = self.between(pooled_BChw, inner.pooled())
+            inner = coarse.enlarged(inner)
+            inner_BCHW = unpool(coarse_BChw, inner.observed_B1HW)
+        else:
+            inner_BCHW, inner = self.between(inner_BCHW, inner)
+        y_BChw, after = self.leave(*self.afterwards(inner_BCHW, inner))
+        return F.leaky_relu(y_BChw + self.shortcut(x_BCHW, support)[0], _SLOPE), after
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int, norm: NormKind) -> SparseUnit:
+    return SparseUnit(SparseConv(in_channels, out_channels, stride=stride), norm, is_rectified=False)
+
+
+class Projection(nn.Module):
+    """Embeddings of any width, normalised cell by cell and projected to the width that the bottlenecks take.
+
+    Args:
+        num_features: C before.
+
+    Source: ours, for other encoders than the paper's; all after it stays as it is.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.conv = SparseConv(num_features, LOCAL_WIDTHS[0])
+
+    def forward(self, x_BCHW: Tensor, support: Support) -> Tensor:
+        """(B, 128, H, W)."""
+        # neither factors nor shifts: the projection would undo them, and shifts would leak off the mask
+        normed_BHWC = F.layer_norm(x_BCHW.movedim(1, -1), x_BCHW.shape[1:2])
+        projected: Tensor = self.conv(normed_BHWC.movedim(-1, 1) * support.observed_B1HW, support)[0]
+        return projected
+
+
+class Excitation(nn.Module):
+    """Numbers in [0, 1] from the means of channels.
+
+    Args:
+        channels: Means that go in.
+        outputs: Numbers that come out.
+    """
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(channels, channels // _ATTENTION_RATIO)
+        self.excite = nn.Linear(channels // _ATTENTION_RATIO, outputs)
+
+    def forward(self, means_BC: Tensor) -> Tensor:
+        """(B, outputs)."""
+        return torch.sigmoid(self.excite(F.leaky_relu(self.squeeze(means_BC), _SLOPE)))
+
+
+class SlideHead(nn.Module):
+    """Two logits from the mean and the maximum over cells.
+
+    Args:
+        channels: Of the cells.
+        width: Between its two layers.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.hidden, self.logits = nn.Linear(2 * channels, width), nn.Linear(width, 2)
+
+    def forward(self, x_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
+        """Logits (B, 2) float32."""
+        descriptor_BC = torch.cat([masked_mean(x_BCHW, mask_B1HW), masked_max(x_BCHW, mask_B1HW)], dim=1)
+        with torch.autocast(x_BCHW.device.type, enabled=False):  # logits are float32 whatever the cells are computed at
+            logits_B2: Tensor = self.logits(F.leaky_relu(self.hidden(descriptor_BC), _SLOPE))
+        return logits_B2
+
+
+class DSNet(SlideNetwork):
+    """Logits of slides from embeddings and thumbnails, with the share of each stream and evidence for each cell.
+
+    What was observed decides where is looked in the end, for every choice of streams: means and maxima run over coarse
+    cells with observed ones in them. What stands in unobserved cells, and padding, changes nothing.
+
+    Args:
+        architecture: What it is made of.
+
+    Source: DSNet, arXiv 2109.05788, section III.
+    """
+
+    def __init__(self, architecture: DSNetArchitecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.needs_thumbnails = architecture.streams != "local"
+        self.has_local = architecture.streams != "regional"
+        if self.has_local:
+            is_other = architecture.num_features != LOCAL_WIDTHS[0]
+            self.projection = Projection(architecture.num_features) if is_other else None
+            self.bottlenecks = nn.ModuleList(_bottlenecks(architecture))
+        if self.needs_thumbnails:
+            stem = SparseConv(3 * len(architecture.levels), REGIONAL_WIDTHS[0], kernel=7, stride=2)
+            self.stem = SparseUnit(stem, architecture.norm)
+            self.multi_scale = nn.ModuleList(_multi_scale(architecture))
+        self.stream_attention = Excitation(_DEEP, 1) if architecture.weighs_streams else None
+        self.channel_attention = Excitation(_DEEP, _DEEP) if architecture.channel_attention else None
+        self.last = SparseUnit(SparseConv(_DEEP, _LAST), architecture.norm)
+        self.head = SlideHead(_LAST, architecture.head_width)
+
+    def forward(self, batch: SlideBatch) -> Tensor:
+        features_BChw, support, _ = self._cells(batch)
+        logits_B2: Tensor = self.head(features_BChw, support.observed_B1HW)
+        return logits_B2
+
+    @torch.no_grad()
+    def streams(self, batch: SlideBatch) -> Tensor:
+        """(B,) float32 in [0, 1]: the local stream's share s in each slide; the regional stream has the rest.
+
+        Computed in the mode that the network is in.
+
+        Raises:
+            InputError: When this network does not weigh its streams.
+
+        Source: DSNet, arXiv 2109.05788, section III-E and Fig. 8.
+        """
+        if self.stream_attention is None:
+            raise InputError(
+                f"Shares of streams were asked of a DSNet with streams {self.architecture.streams!r} and stream_attention "
+                f"{self.architecture.stream_attention}; only one that weighs both streams has them."
+            )
+        share_B1 = self._cells(batch)[2]
+        assert share_B1 is not None
+        return share_B1[:, 0].float()
+
+    def evidence(self, batch: SlideBatch) -> Tensor:
+        """(B, H, W) float32, by the architecture's `evidence_kind`, as in evaluation whatever the network's mode is.
+
+        It is worked out for coarse cells, after the last convolution's norm and rectifier, and enlarged bilinearly with
+        weights on observed ones alone; not scaled to the slide, so that slides can be compared.
+
+        Source: DSNet, arXiv 2109.05788, section V-C: Grad-CAM (Selvaraju et al., arXiv 1610.02391) of the positive class's
+            logit; there scaled to each slide. "grad_x_act" is ours.
+        """
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            with torch.no_grad():
+                features_BChw, support, _ = self._cells(batch)
+            # copies: a caller's inference mode would keep them out of any graph
+            with torch.inference_mode(False), torch.enable_grad():
+                coarse_Bhw = self._coarse_evidence(features_BChw.clone(), support.observed_B1HW.clone())
+        finally:
+            for module, was_training in modes.items():
+                module.training = was_training
+        return _enlarged(coarse_Bhw, support.observed_B1HW, batch.observed_B1HW)
+
+    def _coarse_evidence(self, features_BChw: Tensor, mask_B1hw: Tensor) -> Tensor:
+        features_BChw = features_BChw.detach().requires_grad_()
+        logits_B2 = self.head(features_BChw, mask_B1hw)
+        is_paper = self.architecture.evidence_kind == "grad_cam"
+        target_B = logits_B2[:, 1] if is_paper else logits_B2[:, 1] - logits_B2[:, 0]
+        (slopes_BChw,) = torch.autograd.grad(target_B.sum(), features_BChw)
+        with torch.no_grad():
+            if is_paper:
+                weights_BC11 = masked_mean(slopes_BChw, mask_B1hw)[:, :, None, None]
+                return F.relu((weights_BC11 * features_BChw).sum(1))
+            return (slopes_BChw * features_BChw).sum(1)
+
+    def _cells(self, batch: SlideBatch) -> tuple[Tensor, Support, Tensor | None]:
+        """What the head looks at (B, 640, h, w), where, and the local stream's share (B, 1) where streams are weighed."""
+        local_BChw, support = self._local(batch)
+        regional_BChw = self._regional(batch, support) if self.needs_thumbnails else None
+        merged_BChw, share_B1 = self._merged(local_BChw, regional_BChw, support)
+        if self.channel_attention is not None:
+            scale_BC = self.channel_attention(masked_mean(merged_BChw, support.observed_B1HW))
+            merged_BChw = merged_BChw * scale_BC[:, :, None, None]
+        features_BChw, support = self.last(merged_BChw, support)
+        return features_BChw, support, share_B1
+
+    def _local(self, batch: SlideBatch) -> tuple[Tensor | None, Support]:
+        """L (B, 320, h, w), and where it says something; without that stream, where it would."""
+        extent_B1HW = batch.extent_B1HW
+        observed_B1HW = batch.observed_B1HW if self.architecture.sparse else extent_B1HW
+        support = Support(observed_B1HW, extent_B1HW, self.architecture.propagation, self.architecture.sparse)
+        if not self.has_local:
+            for stride in LOCAL_STRIDES:
+                support = support.after(5, stride) if stride > 1 else support
+            return None, support
+        # filled, not multiplied: what was not observed may be no number at all
+        x_BCHW = batch.features_BCHW.masked_fill(batch.observed_B1HW == 0, 0.0)
+        if self.projection is not None:
+            x_BCHW = self.projection(x_BCHW, support)
+        for bottleneck in self.bottlenecks:
+            x_BCHW, support = bottleneck(x_BCHW, support)
+        return x_BCHW, support
+
+    def _regional(self, batch: SlideBatch, local: Support) -> Tensor:
+        """R (B, 320, h, w), 0 off the local stream's mask."""
+        if batch.thumbnails_B3HW is None:
+            raise InputError(
+                "Slides without thumbnails were given to a DSNet that looks at them; encode them with their slides at "
+                "hand, or set streams = 'local'."
+            )
+        extent_B1HW = batch.thumbnail_extent
+        thumbnails_B3HW = batch.thumbnails_B3HW
+        if self.architecture.mask_thumbnail:
+            is_blank_B1HW = F.interpolate(batch.observed_B1HW, scale_factor=2, mode="nearest") == 0
+            thumbnails_B3HW = thumbnails_B3HW.masked_fill(is_blank_B1HW, 0.0)
+        x_BCHW = stack_levels(thumbnails_B3HW, extent_B1HW, self.architecture.levels)
+        x_BCHW, support = self.stem(x_BCHW, Support(extent_B1HW, extent_B1HW, is_counted=self.architecture.sparse))
+        for block in self.multi_scale:
+            x_BCHW, support = block(x_BCHW, support)
+        return x_BCHW * local.observed_B1HW  # type: ignore[no-any-return]
+
+    def _merged(self, local: Tensor | None, regional: Tensor | None, support: Support) -> tuple[Tensor, Tensor | None]:
+        if local is None or regional is None:
+            only = regional if local is None else local
+            assert only is not None
+            return only, None
+        if self.stream_attention is None:
+            return local + regional, None
+        share_B1 = self.stream_attention(masked_mean(local + regional, support.observed_B1HW))
+        share_B111 = share_B1[:, :, None, None]
+        return share_B111 * local + (1 - share_B111) * regional, share_B1
+
+
+def _bottlenecks(architecture: DSNetArchitecture) -> list[nn.Module]:
+    rows = zip(LOCAL_WIDTHS[:-1], LOCAL_WIDTHS[1:], LOCAL_STRIDES, strict=True)
+    if architecture.concurrent_bottleneck:
+        return [ConcurrentBottleneck(*row, architecture) for row in rows]
+    return [SparseUnit(SparseConv(before, after, 5, stride), architecture.norm) for before, after, stride in rows]
+
+
+def _multi_scale(architecture: DSNetArchitecture) -> list[nn.Module]:
+    rows = zip(REGIONAL_WIDTHS[:-1], REGIONAL_WIDTHS[1:], REGIONAL_STRIDES, strict=True)
+    if architecture.multi_scale:
+        return [MultiScale(*row, architecture) for row in rows]
+    return [SparseUnit(SparseConv(before, after, 3, stride), architecture.norm) for before, after, stride in rows]
+
+
+def _enlarged(coarse_Bhw: Tensor, mask_B1hw: Tensor, observed_B1HW: Tensor) -> Tensor:
+    """Evidence of cells from that of coarse cells, by bilinear weights on the coarse cells that have any; NaN elsewhere.
+
+    Weights of cells off the mask go to the others: so padding, which is off it, and the border of an unpadded grid come to
+    the same.
+    """
+
+    def enlarged(x_B1hw: Tensor) -> Tensor:
+        height, width = observed_B1HW.shape[2:]
+        return F.interpolate(x_B1hw, scale_factor=_COARSENESS, mode="bilinear")[:, :, :height, :width]
+
+    mask_B1hw = mask_B1hw.float()
+    shares_B1HW = enlarged(mask_B1hw)
+    values_B1HW = enlarged(coarse_Bhw[:, None] * mask_B1hw) / shares_B1HW
+    return values_B1HW.masked_fill(observed_B1HW == 0, torch.nan)[:, 0]
