@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from counterstain import log
 from counterstain.cli import OK, SOME_FAILED
+from counterstain.errors import InputError
 
 _SEVERAL = Parameter(consume_multiple=True, negative_iterable="")
 
@@ -18,8 +19,12 @@ def compare(
     out: Path,
     /,
     *,
-    data: Path,
     study: str,
+    data: Path | None = None,
+    cohort: Path | None = None,
+    encoded: Path | None = None,
+    encoder: str = "scae",
+    positive: Annotated[tuple[str, ...], _SEVERAL] = (),
     layout: str | None = None,
     mpp: float | None = None,
     seeds: Annotated[tuple[int, ...], _SEVERAL] = (0, 1, 2),
@@ -38,8 +43,12 @@ def compare(
 
     Args:
         out: The folder of all runs, and of the table and the plot.
-        data: The dataset's folder.
         study: A TOML file, or the name of one that comes with the package: docs/compare.md lists them.
+        data: The dataset's folder, for a study of patches.
+        cohort: The table of labelled slides, for a study of slides.
+        encoded: The folder that they were encoded to.
+        encoder: Of whose embeddings variants see that name none themselves.
+        positive: The table's words for the positive class, where they leave a doubt.
         layout: How the dataset is laid out, where that is in doubt.
         mpp: Microns per pixel of the patches, where the dataset does not say.
         seeds: Of every variant's training.
@@ -56,9 +65,16 @@ def compare(
     from counterstain.recipes.studies import study_file
     from counterstain.report.compare import CompareSettings
     from counterstain.report.compare import compare as run
+    from counterstain.report.slide_study import is_slide_study
     from counterstain.report.study import read_study
 
     check_resolution("--mpp", mpp)
+    if is_slide_study(study_file(study)):
+        from counterstain.cli.compare_slides import SlidesGiven, compare_slides
+
+        return compare_slides(out, study_file(study), SlidesGiven(cohort, encoded, encoder, positive), only, json)
+    if data is None:
+        raise InputError(f"Study {study!r} is of patches, and no dataset was given. Pass --data FOLDER.")
     chosen = read_study(study_file(study))
     if only:
         chosen = chosen.only(only)

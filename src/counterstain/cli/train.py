@@ -1,4 +1,4 @@
-"""`counterstain train`: a dataset of weak labels in, a run folder out.
+"""`counterstain train`: a dataset of weak labels in, a run folder out; of slides, see train_slides.py.
 
 The flags are those of the method that the arguments or the TOML file name. Preset, file and flags are merged in this order.
 Whatever can be found wrong is found before the run folder is made.
@@ -6,6 +6,7 @@ Whatever can be found wrong is found before the run folder is made.
 Does not know: how a method learns.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,7 +62,7 @@ def _named_method(arguments: list[str]) -> str:
     if method is None and config is not None:
         from counterstain.recipes import find_config
 
-        method = _tree(find_config(config)).get("method")
+        method = _tree(find_config(config), {**_ENTRIES, "cohort": dict}).get("method")
     return method or DEFAULT_METHOD
 
 
@@ -75,10 +76,16 @@ def _value_of(flag: str, arguments: list[str]) -> str | None:
 
 
 def _verb(method_name: str) -> Any:
-    from counterstain.methods import find_method
+    from counterstain.methods import METHODS, SLIDE_METHODS
     from counterstain.training import TrainSettings
 
-    method = find_method(method_name)
+    if method_name in SLIDE_METHODS:
+        from counterstain.cli.train_slides import slide_verb
+
+        return slide_verb(method_name)
+    if method_name not in METHODS:
+        raise UnknownNameError("method", method_name, [*METHODS, *SLIDE_METHODS])
+    method = METHODS[method_name]
     method_flags, train_flags = optional_twin(method.config_type), optional_twin(TrainSettings)
 
     def train(
@@ -112,7 +119,7 @@ def _verb(method_name: str) -> Any:
             preset: Settings by name: paper, corrected or small for sshr; paper, legacy, robust or small for fusion_kd; mlps
                 and others for multi_stage (see `counterstain models list`).
             method: Which method learns: sshr, multi_stage, or fusion_kd where patches say tumour or no tumour. It decides
-                which flags there are.
+                which flags there are; `--method dsnet --help` shows those of methods that learn from whole slides.
             mpp: Microns per pixel of the patches, where the dataset does not say.
             tile_px: Width and height of the patches as the model will see them on slides; told from the first patch.
                 Patches of another size are resized to learn from, and not to be scored or mapped.
@@ -155,11 +162,11 @@ def _run_folder(run: Path | None, config: Path | None) -> Path:
     return RUNS / config.stem
 
 
-def _tree(config: Path) -> dict[str, Any]:
+def _tree(config: Path, entries: Mapping[str, Any] = _ENTRIES) -> dict[str, Any]:
     from counterstain.settings import check_entries, read_toml
 
     tree = read_toml(config)
-    check_entries(tree, _ENTRIES, str(config))
+    check_entries(tree, entries, str(config))
     check_entries(tree.get("data", {}), _OF_DATA, f"[data] in {config}")
     return tree
 

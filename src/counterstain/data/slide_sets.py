@@ -1,14 +1,32 @@
 """A set of encoded slides, opened from the folders they were encoded to.
 
-Does not know: cohort tables, how slides are encoded, networks.
+Does not know: how slides are labelled or encoded, networks.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from counterstain.data.diagnosis import DiagnosisSlide
 from counterstain.data.encoded import LabelledSlide, SlideSet
 from counterstain.data.encoded_files import FeatureHeader, read_header
 from counterstain.errors import InputError, StaleResultError, listed
 from counterstain.results import Classes
+
+
+def labelled_slides(rows: Sequence[DiagnosisSlide], folder: Path) -> tuple[LabelledSlide, ...]:
+    """A cohort's labelled slides, each with the folder below `folder` that it was or will be encoded to."""
+    return tuple(
+        LabelledSlide(
+            slide_id=row.slide_id,
+            patient_id=row.patient_id,
+            label=row.label,
+            folder=folder / row.slide_id,
+            split=row.split,
+            site=row.entry.site,
+            scanner=row.entry.scanner,
+        )
+        for row in rows
+    )
 
 
 def open_slide_set(name: str, classes: Classes, slides: Sequence[LabelledSlide], encoder_name: str) -> SlideSet:

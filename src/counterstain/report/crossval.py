@@ -77,12 +77,12 @@ class FoldSettings:
             raise InputError(
                 f"{self.repeats} x {self.folds} folds were asked for; give two folds or more, once or more."
             )
-        if not 0 < self.val < 1:
-            raise InputError(f"A part of {self.val} was to be set aside to validate on; give one between 0 and 1.")
+        if not 0 < self.val <= 0.5:
+            raise InputError(f"A part of {self.val} was to be set aside to validate on; give above 0 and at most 0.5.")
 
 
 @dataclass(frozen=True)
-class Fold:
+class FoldSets:
     """One fold of one repeat.
 
     Args:
@@ -109,19 +109,16 @@ class Fold:
         return out / f"repeat_{self.repeat}" / f"fold_{self.number}"
 
 
-def folds_of(slides: SlideSet, settings: FoldSettings) -> Iterator[Fold]:
+def folds_of(slides: SlideSet, settings: FoldSettings) -> Iterator[FoldSets]:
     """The folds of a set, the same for every method.
 
     Raises:
         SplitError: When a class has too few patients.
     """
-    for repeat in range(settings.repeats):
-        seed = settings.seed + repeat
-        for number, test in enumerate(patient_folds(slides.slides, settings.folds, seed)):
-            rest = [slide for slide in slides.slides if slide.slide_id not in test]
-            val = inner_split(rest, settings.val, seed)
-            train = {slide.slide_id for slide in rest} - val
-            yield Fold(repeat, number, slides.of(train), slides.of(val), slides.of(test))
+    for fold in patient_folds(slides.slides, settings.folds, settings.seed, settings.repeats):
+        rest = slides.of(fold.train)
+        train, val = inner_split(rest.slides, settings.val, settings.seed)
+        yield FoldSets(fold.repeat, fold.number, rest.of(train), rest.of(val), slides.of(fold.test))
 
 
 def cross_validate(
@@ -150,7 +147,7 @@ def cross_validate(
 
 
 def _fold_scores(
-    fold: Fold, learners: Sequence[Learner], folder: Path, encode: Encode | None
+    fold: FoldSets, learners: Sequence[Learner], folder: Path, encode: Encode | None
 ) -> tuple[ScoredSlide, ...]:
     note, table = folder / "fold.json", folder / "scores.csv"
     digest = settings_hash(
@@ -184,7 +181,7 @@ def _fold_scores(
     return rows
 
 
-def _trained(learner: Learner, fold: Fold, folder: Path) -> Path:
+def _trained(learner: Learner, fold: FoldSets, folder: Path) -> Path:
     run = folder / learner.folder
     training = replace(learner.training, seed=learner.training.seed + 100 * fold.repeat + fold.number)
     log.say(f"{learner.name}: repeat {fold.repeat + 1}, fold {fold.number + 1}, {len(fold.train.slides)} slides")
@@ -199,6 +196,17 @@ def _best(runs: Sequence[Path], val: SlideSet) -> tuple[int, list[float]]:
     labels = np.array([slide.label for slide in val.slides])
     found = [float(auroc(load_slide_method(run).margins(val), labels)) for run in runs]
     return int(np.argmax(found)), found
+
+
+def most_chosen(learners: Sequence[Learner], out: Path) -> Learner:
+    """The learner that most folds of a finished cross-validation took; the first of equal ones.
+
+    Args:
+        learners: As they were given to it.
+        out: The folder of its runs.
+    """
+    taken = [read_json(note)["chosen"] for note in sorted(out.glob("repeat_*/fold_*/fold.json"))]
+    return max(learners, key=lambda learner: taken.count(learner.name))
 
 
 def score_slides(method: SlideMethod, slides: SlideSet, fold: str) -> tuple[ScoredSlide, ...]:

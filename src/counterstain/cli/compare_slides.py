@@ -1,0 +1,80 @@
+"""`counterstain compare` for studies of slides: encoded slides in, every variant cross-validated, a table and a plot out.
+
+Does not know: what a variant changes, how slides are encoded.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from counterstain import log
+from counterstain.cli import OK
+from counterstain.errors import InputError
+
+if TYPE_CHECKING:
+    from counterstain.data.encoded import SlideSet
+
+
+@dataclass(frozen=True)
+class SlidesGiven:
+    """What the command line says of the slides.
+
+    Args:
+        cohort: The table.
+        encoded: The folder that they were encoded to.
+        encoder: Of whose embeddings variants see that name none themselves.
+        positive: The table's words for the positive class.
+    """
+
+    cohort: Path | None
+    encoded: Path | None
+    encoder: str
+    positive: tuple[str, ...]
+
+
+def compare_slides(out: Path, file: Path, slides: SlidesGiven, only: tuple[str, ...], json: bool) -> int:
+    """Runs a study of slides.
+
+    Slides that the table gives a split other than train are left out: test slides are for the end.
+
+    Args:
+        out: The folder of all runs, and of the table and the plot.
+        file: The study.
+        slides: What they are and where.
+        only: Variants to compare, beside the reference; all when empty.
+        json: Answer as JSON.
+
+    Raises:
+        InputError: When cohort or embeddings are not given.
+    """
+    from counterstain.report.slide_study import compare_slides as run
+    from counterstain.report.slide_study import read_slide_study, table_lines
+
+    study = read_slide_study(file)
+    study = study.only(only) if only else study
+    rows, tree = run(study, lambda encoder: _open(slides, encoder or slides.encoder), out)
+    if json:
+        log.emit_json(tree)
+    else:
+        heads, *lines = table_lines(rows)
+        log.emit_table(study.title, heads, lines)
+        for note in tree["notes"]:
+            log.say(f"Note: {note}")
+        log.say(f"Written: {out / study.name}.json, .csv, .md and .png")
+    return OK
+
+
+def _open(slides: SlidesGiven, encoder: str) -> "SlideSet":
+    from counterstain.data.cohorts import open_cohort
+    from counterstain.data.diagnosis import DiagnosisSettings, diagnose
+    from counterstain.data.slide_sets import labelled_slides, open_slide_set
+
+    if slides.cohort is None or slides.encoded is None:
+        raise InputError(
+            "A study of slides needs their table and the folder they were encoded to: --cohort TABLE.csv --encoded FOLDER "
+            "(counterstain encode makes it)."
+        )
+    diagnosis = diagnose(open_cohort(slides.cohort), DiagnosisSettings(positive=slides.positive or None))
+    rows = [row for row in diagnosis.rows if row.split in (None, "train")]
+    labelled = labelled_slides(rows, slides.encoded)
+    return open_slide_set(diagnosis.source.stem, diagnosis.classes, labelled, encoder)

@@ -1,0 +1,221 @@
+"""`counterstain train --method dsnet` and its like: a cohort of labelled slides in, a diagnosis with its estimate out.
+
+The flags are those of the slide method that the arguments name. Preset, file and flags are merged in this order.
+
+Does not know: how a method learns, how slides are encoded.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from counterstain import log
+from counterstain.cli import OK, SOME_FAILED
+from counterstain.cli.flags import given, merged, optional_twin
+from counterstain.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from counterstain.methods import SlideMethod
+    from counterstain.report.crossval import Learner
+    from counterstain.report.learn_cohort import CohortRun, EncoderChoice
+
+_SEVERAL = Parameter(consume_multiple=True, negative_iterable="")
+_ENTRIES: dict[str, type | tuple[type, ...]] = {
+    "method": str,
+    "preset": str,
+    "settings": dict,
+    "training": dict,
+    "cohort": dict,
+}
+
+
+@dataclass(frozen=True)
+class CohortFlags:
+    """What is said of the cohort, its encoder and its folds.
+
+    Args:
+        cohort: The cohort's table, or a folder of slides whose names say what they are.
+        labels: Where labels come from: the table's words, or names as in Camelyon16 or TCGA.
+        root: The folder that the table's paths are relative to; the table's own by default.
+        positive: The table's words for the positive class, where they leave a doubt.
+        negative: Likewise for the negative class.
+        patient_is_slide: Each slide is a patient of its own, where the table has no patients.
+        include: Slides that are taken although the cohort's exclusions name them.
+        encoder: What turns cells into embeddings: scae trains one here; or the folder of a trained one, a backbone's name,
+            or with --encoded the name that its files have.
+        encoder_weights: A file of pretrained weights, for a backbone.
+        encoder_preset: How an encoder learns that is trained here: paper or small.
+        share_encoder: Whether folds share one encoder, trained on the tissue of all of them.
+        encoded: A folder of slides that were encoded before; nothing is encoded then.
+        folds: Parts of the patients, each scored by a model trained on the others; 0 makes no estimate. By default 5 where
+            the table has no test slides, else 0.
+        repeats: How often slides are dealt out into folds.
+        val: The part of training patients that is set aside to choose and calibrate, where the table names none.
+        candidates: Presets of which the folds choose one, each on the patients it set aside.
+        mpp: Microns per pixel of the slides' level 0, where files say it wrongly or not at all.
+        assume_mpp: Likewise, only for slides that say nothing; recorded as assumed.
+    """
+
+    cohort: Path | None = None
+    labels: Literal["table", "camelyon16", "tcga"] = "table"
+    root: Path | None = None
+    positive: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
+    patient_is_slide: bool = False
+    include: tuple[str, ...] = ()
+    encoder: str = "scae"
+    encoder_weights: Path | None = None
+    encoder_preset: Literal["paper", "small"] = "small"
+    share_encoder: bool = False
+    encoded: Path | None = None
+    folds: int | None = None
+    repeats: int = 1
+    val: float = 0.25
+    candidates: tuple[str, ...] = ()
+    mpp: float | None = None
+    assume_mpp: float | None = None
+
+
+def slide_verb(method_name: str) -> Any:
+    """The verb with the flags of a slide method."""
+    from counterstain.methods import find_slide_method
+    from counterstain.training import TrainSettings
+
+    method_type = find_slide_method(method_name)
+    method_flags, train_flags = optional_twin(method_type.config_type), optional_twin(TrainSettings)
+
+    def train(
+        run: Path,
+        /,
+        *,
+        config: Path | None = None,
+        preset: str | None = None,
+        method: str = method_name,
+        cohort: Any = None,
+        settings: Any = None,
+        training: Any = None,
+        json: bool = False,
+    ) -> int:
+        """Learn a diagnosis from slides with labels: encode them, estimate how good it will be, train the final model.
+
+        Interrupted or killed and called again, it goes on where it was. A slide that can't be read is listed with its
+        reason and the others go on (exit code 3). Test slides of the table are left to `counterstain evaluate`.
+
+        Args:
+            run: The run folder to write, or to go on with.
+            config: A TOML file (method, preset, and tables settings, training, cohort), or a recipe. Flags win over it.
+            preset: Settings by name: paper or short (see `counterstain models list`).
+            method: Which method learns: dsnet, or what it is compared with: abmil, clam, transmil, mean_pool, thumbnail or
+                nic.
+            cohort: The slides, their encoder, the folds.
+            settings: Of the method.
+            training: How long and on what.
+            json: Answer as JSON.
+        """
+        from counterstain.recipes import find_config
+        from counterstain.settings import build, check_entries, read_toml
+
+        tree = {} if config is None else read_toml(find_config(config))
+        check_entries(tree, _ENTRIES, str(config))
+        flags = build(CohortFlags, merged(tree.get("cohort", {}), given(cohort)))
+        name = preset or tree.get("preset", "short")
+        own = merged(tree.get("settings", {}), given(settings))
+        how_long = merged(tree.get("training", {}), given(training))
+        learners = tuple(_learner(method, one, own, how_long) for one in (flags.candidates or (name,)))
+        return _train(run, flags, learners, json)
+
+    train.__annotations__["cohort"] = Annotated[optional_twin(CohortFlags) | None, Parameter(name="*", group="Cohort")]
+    train.__annotations__["settings"] = Annotated[method_flags | None, Parameter(name="*", group="Method")]
+    train.__annotations__["training"] = Annotated[train_flags | None, Parameter(name="*", group="Training")]
+    return train
+
+
+def _learner(method: str, preset: str, settings: dict[str, Any], training: dict[str, Any]) -> "Learner":
+    from counterstain.methods import find_slide_method
+    from counterstain.report.crossval import Learner
+    from counterstain.settings import build, to_tree
+    from counterstain.training import TrainSettings
+
+    method_type: type[SlideMethod] = find_slide_method(method)
+    if preset not in method_type.presets:
+        raise UnknownNameError("preset", preset, method_type.presets)
+    config = build(method_type.config_type, merged(to_tree(method_type.presets[preset]), settings))
+    how_long = build(TrainSettings, merged(to_tree(method_type.training[preset]), training))
+    return Learner(preset, method, config, how_long)
+
+
+def _train(run: Path, flags: CohortFlags, learners: "tuple[Learner, ...]", json: bool) -> int:
+    from counterstain.cli.inputs import check_resolution
+    from counterstain.data.cohorts import open_cohort
+    from counterstain.data.diagnosis import DiagnosisSettings, diagnose
+    from counterstain.files import write_json
+    from counterstain.report.crossval import FoldSettings
+    from counterstain.report.learn_cohort import CohortJob, learn_cohort
+    from counterstain.settings import to_tree
+
+    if flags.cohort is None:
+        raise InputError("No cohort was given. Pass --cohort TABLE.csv; `counterstain check TABLE.csv` looks it over.")
+    check_resolution("--mpp", flags.mpp)
+    check_resolution("--assume-mpp", flags.assume_mpp)
+    settings = DiagnosisSettings(
+        cohort=flags.labels,
+        positive=flags.positive or None,
+        negative=flags.negative or None,
+        patient_is_slide=flags.patient_is_slide,
+        include=flags.include,
+    )
+    diagnosis = diagnose(open_cohort(flags.cohort, flags.root), settings)
+    has_test = any(row.split == "test" for row in diagnosis.rows)
+    folds = flags.folds if flags.folds is not None else (0 if has_test else 5)
+    job = CohortJob(
+        run=run,
+        learners=learners,
+        encoder=_encoder(flags, learners[0].training.seed),
+        folds=FoldSettings(folds, flags.repeats, flags.val, learners[0].training.seed) if folds else None,
+        val=flags.val,
+        slide_mpp=flags.mpp,
+        assume_mpp=flags.assume_mpp,
+    )
+    log.say(diagnosis.report())
+    write_json(run / "cohort.json", to_tree(flags))
+    done = learn_cohort(diagnosis, job)
+    failed = [{"slide": one.slide_id, "kind": one.kind, "reason": one.reason} for one in done.failures]
+    if json:
+        log.emit_json({"run": str(run), "estimate": done.estimate, "failed": failed, "notes": list(done.notes)})
+    else:
+        _show(done, has_test)
+    return SOME_FAILED if failed else OK
+
+
+def _encoder(flags: CohortFlags, seed: int) -> "EncoderChoice":
+    from dataclasses import replace
+
+    from counterstain.methods.scae import PRESETS, TRAINING
+    from counterstain.report.learn_cohort import EncoderChoice
+
+    return EncoderChoice(
+        name=flags.encoder,
+        weights=flags.encoder_weights,
+        scae=PRESETS[flags.encoder_preset],
+        training=replace(TRAINING[flags.encoder_preset], seed=seed),
+        is_shared=flags.share_encoder,
+        encoded=flags.encoded,
+    )
+
+
+def _show(done: "CohortRun", has_test: bool) -> None:
+    from counterstain.report.diagnosis import summary_rows
+
+    if done.estimate is not None:
+        log.emit_table("Slides scored by models that never saw their patients", *summary_rows(done.estimate))
+        log.say(f"Figures: {done.run / 'figures'}. Every slide's score: {done.run / 'scores.csv'}")
+    for note in done.notes:
+        log.say(f"Note: {note}")
+    if done.failures:
+        log.say(f"{len(done.failures)} slides were not done:")
+        for failure in done.failures:
+            log.say(f"  {failure.slide_id}: {failure.reason}")
+    following = f"counterstain evaluate {done.run} --cohort TABLE.csv" if has_test else ""
+    log.say(f"Next: {following or f'counterstain predict {done.run} SLIDES --out OUT'}")
