@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from counterstain.cli import OK, SOME_FAILED, WRONG_USE, run
-from counterstain.data.encoded_files import read_cells, read_encoded
+from counterstain.data.cell_files import read_cells
+from counterstain.data.encoded_files import read_encoded
 from counterstain.testing.encoding import damage, write_tissue
 
 CHEAP = ["--device", "cpu", "--num-workers", "0", "--num-threads", "1"]

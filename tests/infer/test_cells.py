@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from counterstain.data.encoded_files import CellGrid, read_cells
+from counterstain.data.cell_files import CellGrid, read_cells
 from counterstain.data.thumbnail import read_thumbnail
 from counterstain.errors import (
     DamagedSlideError,

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from counterstain.data.encoded_files import feature_path, read_cells, read_encoded
+from counterstain.data.cell_files import read_cells
+from counterstain.data.encoded_files import feature_path, read_encoded
 from counterstain.errors import DamagedSlideError, ExistingOutputError, InputError, StaleResultError
 from counterstain.geometry import Box, Size
 from counterstain.infer import encode

@@ -6,7 +6,8 @@ import pytest
 import zarr
 
 from counterstain.data import Cohort, CohortSlide
-from counterstain.data.encoded_files import read_cells, read_encoded
+from counterstain.data.cell_files import read_cells
+from counterstain.data.encoded_files import read_encoded
 from counterstain.errors import InputError, MissingFileError, UnknownNameError
 from counterstain.jobs.encode import EncodeJob, encode_cohort, open_encoder
 from counterstain.testing.encoding import CELLS, CPU, MeanEncoder, damage, write_tissue

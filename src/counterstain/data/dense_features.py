@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from counterstain.data.encoded_files import read_cells, read_encoded, read_header
+from counterstain.data.cell_files import read_cells
+from counterstain.data.encoded_files import read_encoded, read_header
 
 _CHUNK_CELLS = 64
 

@@ -14,71 +14,39 @@ Shapes: N observed cells, C channels, H W rows and columns of cells; the thumbna
 Does not know: how cells are chosen, what encodes them.
 """
 
-import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from counterstain.data.cell_files import (
+    CELLS,
+    CellGrid,
+    are_cells_kept,
+    array_hash,
+    grid_of,
+    read_cells,
+    write_cells,
+)
 from counterstain.data.compression import compression_ratio
 from counterstain.data.encoded import EncodedSlide
 from counterstain.errors import InputError, MissingFileError, StaleResultError
-from counterstain.files import atomic, existing, settings_hash
-from counterstain.geometry import Frame, Mpp, Point, Size
+from counterstain.files import atomic, settings_hash
+from counterstain.geometry import Mpp
 from counterstain.results import EncoderSpec, SlideRecord
 
-CELLS = "cells.zarr"
 FEATURES = "features"
 
-_CELLS_FORMAT, _FEATURES_FORMAT, _VERSION = "counterstain.cells", "counterstain.features", 1
+_FORMAT, _VERSION = "counterstain.features", 1
 _CHUNK_CELLS = 512
 _UM_PER_PX_AT_1X = 10.0  # what tools count a magnification from: 40x is 0.25 um/px
 _PAPER_LEVELS = 3  # thumbnails that DSNet stacks
-
-
-@dataclass(frozen=True, eq=False)
-class CellGrid:
-    """Which cells of a slide are looked at.
-
-    Args:
-        frame: A pixel of it is a cell; its size is the grid's.
-        observed_HW: (H, W) bool.
-        cell_um: Width and height of a cell.
-        inputs_hash: Of the slide and of how its cells were chosen.
-        thumbnail_HWC: (2H, 2W, 3) uint8; None where no slide was at hand.
-        run_scores_HW: (H, W) float32, the run-length filter's scores; None where it was not used.
-        slide: What the cells were cut from; None where no slide was at hand.
-        chosen: How the cells were chosen, plain values.
-    """
-
-    frame: Frame
-    observed_HW: npt.NDArray[np.bool_]
-    cell_um: float
-    inputs_hash: str
-    thumbnail_HWC: npt.NDArray[np.uint8] | None = None
-    run_scores_HW: npt.NDArray[np.float32] | None = None
-    slide: SlideRecord | None = None
-    chosen: dict[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def cells_N2(self) -> npt.NDArray[np.int32]:  # noqa: N802
-        """(N, 2) int32: row and column of the observed cells, row by row."""
-        return np.argwhere(self.observed_HW).astype(np.int32)
-
-    def corners(self) -> npt.NDArray[np.float64]:
-        """(N, 2) float64: the level-0 (x, y) of the left upper corner of each observed cell."""
-        frame = self.frame
-        scale, origin = (frame.downsample_x, frame.downsample_y), (frame.origin.x, frame.origin.y)
-        corners: npt.NDArray[np.float64] = self.cells_N2[:, ::-1] * np.array(scale) + np.array(origin)
-        return corners
 
 
 @dataclass(frozen=True)
@@ -109,83 +77,6 @@ class FeatureHeader:
 def feature_path(folder: Path, encoder_name: str) -> Path:
     """Where the features of an encoder are kept; what no file can be called becomes a dash."""
     return folder / FEATURES / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', encoder_name)}.h5"
-
-
-def write_cells(folder: Path, grid: CellGrid) -> None:
-    """Writes `cells.zarr`; what lies there is replaced."""
-    import zarr
-
-    path, temporary = folder / CELLS, folder / f".{CELLS}"
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(temporary, ignore_errors=True)
-    attributes = {
-        "format": _CELLS_FORMAT,
-        "version": _VERSION,
-        "frame": asdict(grid.frame),
-        "cell_um": grid.cell_um,
-        "num_observed": int(np.count_nonzero(grid.observed_HW)),
-        "inputs_hash": grid.inputs_hash,
-        "slide": None if grid.slide is None else grid.slide.to_json(),
-        "chosen": grid.chosen,
-        "complete": False,
-    }
-    group = zarr.create_group(temporary, attributes=attributes, zarr_format=3)
-    arrays = {"observed": grid.observed_HW, "run_scores": grid.run_scores_HW, "thumbnail": grid.thumbnail_HWC}
-    for name, array in arrays.items():
-        if array is not None:
-            group.create_array(name, data=array)
-    group.attrs.update({"complete": True})
-    if path.exists():
-        shutil.rmtree(path)
-    temporary.replace(path)
-
-
-def cells_hash(folder: Path) -> str | None:
-    """The hash of the cells that lie in a folder; None where there are none, or nobody can tell."""
-    import zarr
-
-    if not (folder / CELLS).exists():
-        return None
-    try:
-        attributes = dict(zarr.open_group(folder / CELLS, mode="r").attrs)
-    except (FileNotFoundError, ValueError):
-        return ""
-    return str(attributes.get("inputs_hash", "")) if attributes.get("complete") else ""
-
-
-def read_cells(folder: Path) -> CellGrid:
-    """Reads `cells.zarr`.
-
-    Raises:
-        MissingFileError: When it is not there.
-        InputError: When it is no grid of cells of this version.
-    """
-    import zarr
-
-    path = existing(folder / CELLS, "an encoded slide's cells")
-    try:
-        group = zarr.open_group(path, mode="r")
-    except (FileNotFoundError, ValueError) as error:
-        raise InputError(f"{path} is no Zarr group. Encode the slide again.") from error
-    attributes: dict[str, Any] = dict(group.attrs)
-    is_ours = attributes.get("format") == _CELLS_FORMAT and attributes.get("version") == _VERSION
-    if not is_ours or not attributes.get("complete"):
-        raise InputError(f"{path} holds no cells of version {_VERSION}. Encode the slide again.")
-
-    def array(name: str) -> Any:
-        return np.asarray(group[name][...]) if name in group else None
-
-    frame, slide = attributes["frame"], attributes["slide"]
-    return CellGrid(
-        frame=Frame(Point(**frame["origin"]), frame["downsample_x"], frame["downsample_y"], Size(**frame["size"])),
-        observed_HW=array("observed"),
-        cell_um=attributes["cell_um"],
-        inputs_hash=attributes["inputs_hash"],
-        thumbnail_HWC=array("thumbnail"),
-        run_scores_HW=array("run_scores"),
-        slide=None if slide is None else SlideRecord.from_json(slide),
-        chosen=attributes["chosen"],
-    )
 
 
 def write_features(
@@ -252,7 +143,7 @@ def _file_attributes(grid: CellGrid, encoder: EncoderSpec, inputs_hash: str, pre
     cell_px = (grid.frame.downsample_x * grid.frame.downsample_y) ** 0.5
     of_scan = compression_ratio(_PAPER_LEVELS, encoder.num_features, cell_px, cell_px / 2)
     return {
-        "format": _FEATURES_FORMAT,
+        "format": _FORMAT,
         "version": _VERSION,
         "inputs_hash": inputs_hash,
         "cells_hash": grid.inputs_hash,
@@ -296,7 +187,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except OSError as error:
         raise InputError(f"{path} is no HDF5 file, or is damaged: {error}. Encode the slide again.") from error
     with file:
-        if file.attrs.get("format") != _FEATURES_FORMAT or file.attrs.get("version") != _VERSION:
+        if file.attrs.get("format") != _FORMAT or file.attrs.get("version") != _VERSION:
             raise InputError(
                 f"{path} holds no features of version {_VERSION}. Encode the slide again, or import the file."
             )
@@ -372,34 +263,54 @@ def read_encoded(folder: Path, encoder_name: str) -> EncodedSlide:
 
 
 def write_encoded(
-    folder: Path, slide: EncodedSlide, encoder: EncoderSpec, cell_um: float, record: SlideRecord | None = None
-) -> None:
+    folder: Path,
+    slide: EncodedSlide,
+    encoder: EncoderSpec,
+    cell_um: float,
+    record: SlideRecord | None = None,
+    *,
+    overwrite: bool = False,
+) -> FeatureHeader:
     """Writes an encoded slide that was not made here cell by cell: imported, or made up.
 
     Args:
-        folder: Of the slide; cells and features that lie there are replaced.
+        folder: Of the slide.
         slide: What to write.
         encoder: What made the features.
         cell_um: Width and height of a cell.
         record: The slide that it stands for; None where none is at hand.
+        overwrite: Whether other cells, or other features of this encoder, are replaced instead of refused.
+
+    Raises:
+        StaleResultError: When the folder holds others and `overwrite` is not set.
     """
-    observed_HW, thumbnail_HWC = slide.observed, slide.thumbnail_HWC
-    seen = [_hash(np.packbits(observed_HW)), None if thumbnail_HWC is None else _hash(thumbnail_HWC)]
-    grid = CellGrid(
-        frame=slide.frame,
-        observed_HW=observed_HW,
-        cell_um=cell_um,
-        inputs_hash=settings_hash(slide.frame, cell_um, seen, None if record is None else record.content_hash),
-        thumbnail_HWC=thumbnail_HWC,
-        slide=record,
-        chosen={"cells": "imported"},
-    )
+    grid = grid_of(slide, cell_um, record)
     order = np.lexsort((slide.cells_N2[:, 1], slide.cells_N2[:, 0]))
     features_NC = slide.features_NC[order]
-    write_cells(folder, grid)
-    inputs_hash = settings_hash(grid.inputs_hash, encoder.digest, _hash(features_NC))
-    write_features(folder, features_NC, grid, encoder, inputs_hash)
+    inputs_hash = settings_hash(grid.inputs_hash, encoder.digest, array_hash(features_NC))
+    if not are_cells_kept(folder, grid.inputs_hash, overwrite=overwrite):
+        write_cells(folder, grid)
+    if not are_features_kept(folder, encoder.name, inputs_hash, overwrite=overwrite):
+        write_features(folder, features_NC, grid, encoder, inputs_hash)
+    return read_header(folder, encoder.name)
 
 
-def _hash(array: npt.NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+def are_features_kept(folder: Path, encoder_name: str, inputs_hash: str, *, overwrite: bool = False) -> bool:
+    """Whether the features that lie in a folder are those of some inputs; likewise.
+
+    Raises:
+        StaleResultError: When they are of others, or nobody can tell.
+    """
+    path = feature_path(folder, encoder_name)
+    if not path.exists():
+        return False
+    try:
+        before = read_header(folder, encoder_name).inputs_hash
+    except InputError:  # no file of ours, or a damaged one
+        before = None
+    if before == inputs_hash or overwrite:
+        return before == inputs_hash
+    raise StaleResultError(
+        f"{path} was made of another slide, other cells, other weights of the encoder or in another precision than given "
+        "now. Give another output folder, or pass --overwrite to replace it."
+    )

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from counterstain.data.encoded_files import CELLS, CellGrid, cells_hash, read_cells, write_cells
+from counterstain.data.cell_files import CellGrid, are_cells_kept, read_cells, write_cells
 from counterstain.data.thumbnail import read_thumbnail
-from counterstain.errors import InputError, NoTissueError, StaleResultError, UnknownNameError, UnsupportedSlideError
+from counterstain.errors import InputError, NoTissueError, UnknownNameError, UnsupportedSlideError
 from counterstain.files import settings_hash
 from counterstain.geometry import Frame, Point, Size
 from counterstain.settings import to_tree
@@ -146,14 +146,8 @@ def keep_cells(
         StaleResultError: When the folder holds cells of another slide or other settings and `overwrite` is not set.
         MissingResolutionError, UnsupportedSlideError, NoTissueError, DamagedSlideError: As `find_cells`.
     """
-    before = cells_hash(folder)
-    if before == _inputs_hash(slide, settings, tissue):
+    if are_cells_kept(folder, _inputs_hash(slide, settings, tissue), overwrite=overwrite):
         return read_cells(folder)
-    if before is not None and not overwrite:
-        raise StaleResultError(
-            f"{folder / CELLS} was made of another slide, or with other settings of cells, than given now. Give another "
-            "output folder, or pass --overwrite to replace it and what was made of it."
-        )
     grid, tissue = _choose(slide, settings, tissue)
     if tissue is not None:
         tissue.save(folder / OUTLINE)

@@ -23,8 +23,15 @@ import numpy.typing as npt
 import torch
 
 from counterstain import log
-from counterstain.data.encoded_files import CellGrid, FeatureHeader, feature_path, read_header, write_features
-from counterstain.errors import InputError, StaleResultError
+from counterstain.data.cell_files import CellGrid
+from counterstain.data.encoded_files import (
+    FeatureHeader,
+    are_features_kept,
+    feature_path,
+    read_header,
+    write_features,
+)
+from counterstain.errors import InputError
 from counterstain.files import settings_hash
 from counterstain.geometry import Frame, Size
 from counterstain.infer.cells import DEFAULT, CellSettings, keep_cells
@@ -111,7 +118,7 @@ def encode_slide(
     grid = keep_cells(slide, folder, cells, tissue, overwrite=settings.overwrite)
     spec = encoder.spec
     inputs_hash = settings_hash(grid.inputs_hash, spec.digest, spec.input_px, runtime.precision)
-    if _is_done(folder, spec.name, inputs_hash, overwrite=settings.overwrite):
+    if are_features_kept(folder, spec.name, inputs_hash, overwrite=settings.overwrite):
         log.say(f"{folder}: already encoded by {spec.name}")
         return read_header(folder, spec.name)
     chunk = settings.batch_size * max(1, _CHUNK_CELLS // settings.batch_size)
@@ -122,24 +129,6 @@ def encode_slide(
         write_features(folder, rows.rows(), grid, spec, inputs_hash)
         rows.remove()
     return read_header(folder, spec.name)
-
-
-def _is_done(folder: Path, encoder_name: str, inputs_hash: str, *, overwrite: bool) -> bool:
-    path = feature_path(folder, encoder_name)
-    if not path.exists():
-        return False
-    try:
-        before = read_header(folder, encoder_name).inputs_hash
-    except InputError:  # no file of ours, or a damaged one
-        before = None
-    if before == inputs_hash:
-        return True
-    if overwrite:
-        return False
-    raise StaleResultError(
-        f"{path} was made of another slide, other cells, other weights of the encoder or in another precision than given "
-        "now. Give another output folder, or pass --overwrite to replace it."
-    )
 
 
 @dataclass(frozen=True)

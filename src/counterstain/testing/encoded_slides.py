@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from counterstain.data.cell_files import CellGrid, write_cells
 from counterstain.data.encoded import LabelledSlide, SlideSet
-from counterstain.data.encoded_files import CellGrid, write_cells, write_features
+from counterstain.data.encoded_files import write_features
 from counterstain.data.slide_sets import open_slide_set
 from counterstain.geometry import Frame, Point, Size
 from counterstain.results import Classes, EncoderSpec
