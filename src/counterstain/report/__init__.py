@@ -2,6 +2,7 @@
 
 from counterstain.report.corruptions import CORRUPTIONS, corrupt
 from counterstain.report.curves import draw_robustness
+from counterstain.report.diagnosis import describe_scores
 from counterstain.report.evaluation import (
     EvaluateSettings,
     Evaluation,
@@ -13,6 +14,7 @@ from counterstain.report.gate import Gate, GatedModel, refuse_other_gate
 from counterstain.report.opened import open_test_split
 from counterstain.report.protocol import ScoringProtocol, refuse_other_protocol
 from counterstain.report.robustness import Kept, RobustnessSettings, RobustnessTable, measure_robustness
+from counterstain.report.score_table import read_scores, write_scores
 from counterstain.report.seen import notes_on_choice, notes_on_patients
 from counterstain.report.slides import SlideScores, score_slide
 
@@ -29,14 +31,17 @@ __all__ = [
     "SlideScores",
     "compare_evaluations",
     "corrupt",
+    "describe_scores",
     "draw_robustness",
     "evaluate",
     "measure_robustness",
     "notes_on_choice",
     "notes_on_patients",
     "open_test_split",
+    "read_scores",
     "refuse_other_classes",
     "refuse_other_gate",
     "refuse_other_protocol",
     "score_slide",
+    "write_scores",
 ]
