@@ -92,7 +92,7 @@ def test_reconstructions_are_as_large_as_pictures_and_sum_up(decoder: str, encod
     made = whole.reconstruct(pictures(side=48))
     assert whole(pictures(side=48)).shape == (4, 3, 48, 48)
     if made.foreground_BCHW is not None:
-        assert torch.equal(made.images_BCHW, made.foreground_BCHW + made.background_BCHW)
+        assert torch.equal(made.summed, made.foreground_BCHW + made.background_BCHW)
         assert made.foreground_BCHW.shape == made.background_BCHW.shape
 
 

@@ -1,13 +1,13 @@
 """How sparse an S-CAE's foreground is to be: as sparse as it can be while it still finds the nuclei.
 
-Nuclei are told by their stain alone: places where there is much haematoxylin. Of detection scores, the share of these places
-that stays above a percentile falls as the percentile rises, so bisection finds the one at which it is what was wanted.
+Nuclei are told by their stain alone: places where there is much haematoxylin. The share of these places whose detection
+score stays above a percentile falls as the percentile rises, so bisection finds the one at which it is what was wanted.
 
 Shapes: B cells, H W rows and columns of pixels, h w of places.
 Does not know: networks, training, slides.
 
-Source: DSNet (arXiv 2109.05788), section IV-D, finds rho by "binary search on each dataset" and does not say what for; what is
-sought here is ours.
+Source: DSNet (arXiv 2109.05788), section III-B, finds rho by "binary search on each dataset" and does not say what for; what
+is sought here is ours.
 """
 
 from collections.abc import Callable
@@ -64,7 +64,9 @@ def recall(scores_Bhw: Tensor, wanted_Bhw: Tensor, rho: float) -> float:
         InputError: When no place is wanted.
     """
     if not bool(wanted_Bhw.any()):
-        raise InputError("Not one place of the cells holds haematoxylin. Give cells of stained tissue, or rho as a number.")
+        raise InputError(
+            "Not one place of the cells holds haematoxylin. Give cells of stained tissue, or rho as a number."
+        )
     is_active = scores_Bhw > percentile(scores_Bhw, rho)
     return float(is_active[wanted_Bhw].double().mean())
 

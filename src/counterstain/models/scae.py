@@ -1,12 +1,12 @@
-"""S-CAE: the patch encoder of DSNet, an autoencoder that keeps nuclei apart from what lies around them.
+r"""S-CAE: the patch encoder of DSNet, an autoencoder that keeps nuclei apart from what lies around them.
 
 Shared features of a cell's picture go two ways. The foreground stays on a fine grid and is sparse: wherever its detection
 score is below a threshold, all of its channels are exactly 0. The background is coarse and dense. Each is decoded to a
 picture and the two pictures are summed; nothing but their difference to the input is learned from. An embedding is the
 foreground's mean over active places, then the background's mean over all.
 
-    images_BCHW in [0, 1] -> features -> f -> sigmoid(f) * M -> picture \\
-                                      \\-> b -> sigmoid(b)    -> picture -> sum
+    images_BCHW in [0, 1] -> features -> f -> sigmoid(f) * M -> picture \
+                                      \-> b -> sigmoid(b)    -> picture -> sum
 
 Shapes: B cells, C channels, H W rows and columns of pixels, h w of the foreground's grid, at a quarter of the resolution.
 Does not know: slides, training, how the sparsity is chosen.
@@ -18,6 +18,7 @@ Pattern Recognition 86:188). Widths are ours: the paper gives the embedding (96 
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -56,8 +57,8 @@ class SCAESettings:
     Raises:
         InputError: When a number is out of its range.
 
-    Source: section III-B; table V for the encodings. Straight-through is ours: in a trial on planted nuclei it found more of
-        them (recall 0.48 against 0.33) at a lower loss. rho and momentum are not given; these are ours.
+    Source: section III-B; table V for the encodings. Straight-through is ours: in a trial on planted nuclei it found more
+        of them (recall 0.48 against 0.33) at a lower loss. rho and momentum are not given; these are ours.
     """
 
     encoding: Encoding = "separated"
@@ -93,7 +94,8 @@ class Reconstruction:
     """What the decoders make of it.
 
     Args:
-        foreground_BCHW: (B, 3, H, W); None where the encoding is mixed.
+        foreground_BCHW: (B, 3, H, W); None where the encoding is mixed. How a constant is shared out between the two
+            decoders is arbitrary: what the foreground adds is its difference to `SCAE.empty_foreground`.
         background_BCHW: (B, 3, H, W).
         mask_B1HW: As in `Encoded`.
     """
@@ -103,7 +105,7 @@ class Reconstruction:
     mask_B1HW: Tensor | None
 
     @property
-    def images_BCHW(self) -> Tensor:
+    def summed(self) -> Tensor:
         """(B, 3, H, W): the sum, RGB of about [0, 1], not clamped."""
         if self.foreground_BCHW is None:
             return self.background_BCHW
@@ -116,8 +118,8 @@ class SCAEEncoder(nn.Module):
     Args:
         settings: See there.
 
-    Source: DSNet (arXiv 2109.05788), section III-B and figure 2: separate encoders on shared features, sigmoid gates on both
-        and one mask for all channels. Blocks and widths are ours, 381,536 parameters.
+    Source: DSNet (arXiv 2109.05788), section III-B and figure 2: separate encoders on shared features, sigmoid gates on
+        both and one mask for all channels. Blocks and widths are ours, 381,536 parameters.
     """
 
     tau: Tensor
@@ -127,7 +129,8 @@ class SCAEEncoder(nn.Module):
         super().__init__()
         self.settings = SCAESettings() if settings is None else settings
         is_mixed = self.settings.encoding == "mixed"
-        self.stem = _conv(3, 32, 7, 2)
+        # zeros around a picture would be a black rim, which looks like nuclei to a detection score
+        self.stem = _conv(3, 32, 7, 2, padding="replicate")
         self.layer1 = Bottleneck(32, 64, 16, stride=2)
         self.layer2 = nn.Sequential(Bottleneck(64, _SHARED, 32), Bottleneck(_SHARED, _SHARED, 32))
         self.background = nn.Sequential(
@@ -220,8 +223,8 @@ class SCAEEncoder(nn.Module):
         height, width = images_BCHW.shape[2:]
         if height % STRIDE or width % STRIDE:
             raise InputError(
-                f"Pictures of {width} x {height} px were given to an S-CAE; give a multiple of {STRIDE} px each way, 112 for "
-                "instance."
+                f"Pictures of {width} x {height} px were given to an S-CAE; give a multiple of {STRIDE} px each way, 112 "
+                "for instance."
             )
         features_BCHW: Tensor = self.layer2(self.layer1(self.stem(images_BCHW)))
         return features_BCHW
@@ -272,7 +275,7 @@ class SCAE(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Pictures as they are after encoding and decoding: (B, 3, H, W)."""
-        return self.reconstruct(images_BCHW).images_BCHW
+        return self.reconstruct(images_BCHW).summed
 
     def reconstruct(self, images_BCHW: Tensor) -> Reconstruction:
         """What each decoder makes of pictures.
@@ -289,6 +292,18 @@ class SCAE(nn.Module):
             return Reconstruction(None, background_BCHW, None)
         foreground_BCHW = self.foreground_decoder(encoded.foreground_BCHW)
         return Reconstruction(foreground_BCHW, background_BCHW, encoded.mask_B1HW)
+
+    def empty_foreground(self, height: int, width: int) -> Tensor:
+        """What the foreground's decoder makes of a mask without an active place: (1, 3, height, width).
+
+        Args:
+            height: Pixels, a multiple of 16.
+            width: Likewise.
+        """
+        assert self.foreground_decoder is not None, "a mixed encoding has no foreground"
+        empty_1Chw = self.encoder.tau.new_zeros(1, _FOREGROUND, height // 4, width // 4)
+        picture_13HW: Tensor = self.foreground_decoder(empty_1Chw)
+        return picture_13HW
 
 
 class Bottleneck(nn.Module):
@@ -327,13 +342,21 @@ def percentile(values: Tensor, rho: float) -> Tensor:
     return flat.kthvalue(max(1, math.ceil(rho / 100 * flat.numel()))).values
 
 
-def _normed(channels: int, out_channels: int, kernel: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
-    convolution = nn.Conv2d(channels, out_channels, kernel, stride, kernel // 2, bias=False)
+def _normed(
+    channels: int, out_channels: int, kernel: int, stride: int = 1, padding: Literal["zeros", "replicate"] = "zeros"
+) -> tuple[nn.Module, nn.Module]:
+    convolution = nn.Conv2d(channels, out_channels, kernel, stride, kernel // 2, bias=False, padding_mode=padding)
     return convolution, nn.BatchNorm2d(out_channels)
 
 
-def _conv(channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(*_normed(channels, out_channels, kernel, stride), nn.LeakyReLU(_SLOPE))
+def _conv(
+    channels: int,
+    out_channels: int,
+    kernel: int = 3,
+    stride: int = 1,
+    padding: Literal["zeros", "replicate"] = "zeros",
+) -> nn.Sequential:
+    return nn.Sequential(*_normed(channels, out_channels, kernel, stride, padding), nn.LeakyReLU(_SLOPE))
 
 
 def _rgb(channels: int) -> nn.Conv2d:
@@ -357,7 +380,7 @@ def _paper_sparse(channels: int) -> nn.Sequential:
 
 def _paper_dense(channels: int) -> nn.Sequential:
     widths = (channels, 512, 256, 128, 32)
-    steps = [step for pair in zip(widths, widths[1:], strict=False) for step in (_twice(), _conv(*pair))]
+    steps = [step for pair in pairwise(widths) for step in (_twice(), _conv(*pair))]
     return nn.Sequential(*steps, _rgb(widths[-1]))
 
 
@@ -367,5 +390,5 @@ def _tiny_sparse(channels: int) -> nn.Sequential:
 
 def _tiny_dense(channels: int) -> nn.Sequential:
     widths = (channels, 32, 16, 16)
-    steps = [step for pair in zip(widths, widths[1:], strict=False) for step in (_twice(), _conv(*pair))]
+    steps = [step for pair in pairwise(widths) for step in (_twice(), _conv(*pair))]
     return nn.Sequential(*steps, _rgb(widths[-1]), _halfway())
