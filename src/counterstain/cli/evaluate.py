@@ -37,7 +37,11 @@ def evaluate(
     run: Path,
     /,
     *,
-    data: Path,
+    data: Path | None = None,
+    cohort: Path | None = None,
+    positive: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable="")] = (),
+    encoder: Path | None = None,
+    encoded: Path | None = None,
     layout: str | None = None,
     mpp: float | None = None,
     split: Literal["val", "test"] = "val",
@@ -49,7 +53,7 @@ def evaluate(
     settings: Any = None,
     json: bool = False,
 ) -> int:
-    """Score a run on patches or whole images with pixel truth.
+    """Score a run on patches or whole images with pixel truth, or on labelled slides.
 
     The mean IoU stands beside what one class everywhere would score, both with an interval over patients. The test split
     is opened once for a run: a second time must be asked for, and is told. Whatever can be found wrong before is. The rules
@@ -58,7 +62,11 @@ def evaluate(
 
     Args:
         run: The folder of a trained run.
-        data: The dataset's folder.
+        data: The dataset's folder, for a run that gives maps.
+        cohort: The table of labelled slides, for a run that diagnoses slides.
+        positive: The table's words for the positive class, where they leave a doubt.
+        encoder: What made the embeddings that a slides' run learned from, where it has no encoder of its own.
+        encoded: A folder of encoded slides; RUN/encoded by default.
         layout: How it is laid out, where that is in doubt.
         mpp: Microns per pixel of the images, where the dataset does not say.
         split: val or test.
@@ -78,6 +86,16 @@ def evaluate(
     from counterstain.report import EvaluateSettings, notes_on_choice, notes_on_patients, open_test_split
     from counterstain.report import evaluate as score
 
+    if cohort is not None:
+        from counterstain.cli.evaluate_slides import Asked, evaluate_slides
+        from counterstain.methods import load_slide_method
+
+        asked = Asked(run, cohort, split, again, positive, encoder, encoded)
+        return evaluate_slides(load_slide_method(run), asked, json=json)
+    if data is None:
+        raise InputError(
+            "Nothing to score on was given. Pass --data FOLDER for maps, or --cohort TABLE.csv for slides."
+        )
     check_resolution("--mpp", mpp)
     predict = build(PredictSettings, given(settings))
     scoring = EvaluateSettings(protocol=protocol, gate=gate, min_share=min_share)

@@ -46,7 +46,7 @@ def train_app(arguments: list[str]) -> App:
     """The verb with the flags of the method that the arguments name."""
     app = App(name="train", help="Learn from a dataset of weakly labelled patches.", help_format="markdown")
     if arguments[:1] == ["train"]:
-        app.default(_verb(_named_method(arguments)))
+        app.default(_verb(_named_method(arguments), arguments))
     else:
         app.default(_placeholder)
     return app
@@ -75,7 +75,7 @@ def _value_of(flag: str, arguments: list[str]) -> str | None:
     return None
 
 
-def _verb(method_name: str) -> Any:
+def _verb(method_name: str, arguments: list[str]) -> Any:
     from counterstain.methods import METHODS, SLIDE_METHODS
     from counterstain.training import TrainSettings
 
@@ -83,8 +83,16 @@ def _verb(method_name: str) -> Any:
         from counterstain.cli.train_slides import slide_verb
 
         return slide_verb(method_name)
+    if method_name == "scae":
+        from counterstain.cli.train_encoder import encoder_verb
+
+        return encoder_verb()
+    if method_name == "cascade":
+        from counterstain.cli.train_cascade import cascade_verb
+
+        return cascade_verb(_value_of("--dense", arguments))
     if method_name not in METHODS:
-        raise UnknownNameError("method", method_name, [*METHODS, *SLIDE_METHODS])
+        raise UnknownNameError("method", method_name, [*METHODS, *SLIDE_METHODS, "scae", "cascade"])
     method = METHODS[method_name]
     method_flags, train_flags = optional_twin(method.config_type), optional_twin(TrainSettings)
 

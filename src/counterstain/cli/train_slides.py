@@ -17,6 +17,7 @@ from counterstain.cli.flags import given, merged, optional_twin
 from counterstain.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
+    from counterstain.data.diagnosis import Diagnosis
     from counterstain.methods import SlideMethod
     from counterstain.report.crossval import Learner
     from counterstain.report.learn_cohort import CohortRun, EncoderChoice
@@ -178,7 +179,7 @@ def _train(run: Path, flags: CohortFlags, learners: "tuple[Learner, ...]", json:
         slide_mpp=flags.mpp,
         assume_mpp=flags.assume_mpp,
     )
-    log.say(diagnosis.report())
+    _say(diagnosis)
     write_json(run / "cohort.json", to_tree(flags))
     done = learn_cohort(diagnosis, job)
     failed = [{"slide": one.slide_id, "kind": one.kind, "reason": one.reason} for one in done.failures]
@@ -189,27 +190,34 @@ def _train(run: Path, flags: CohortFlags, learners: "tuple[Learner, ...]", json:
     return SOME_FAILED if failed else OK
 
 
-def _encoder(flags: CohortFlags, seed: int) -> "EncoderChoice":
-    from dataclasses import replace
+def _say(diagnosis: "Diagnosis") -> None:
+    labels = [row.label for row in diagnosis.rows]
+    counts = ", ".join(f"{labels.count(index)} {name}" for index, name in enumerate(diagnosis.classes.names))
+    log.say(f"{diagnosis.source}: {counts}, of {len(diagnosis.patients)} patients; {len(diagnosis.dropped)} left out")
+    for one in diagnosis.dropped:
+        log.say(f"  {one.what}: {one.reason}")
 
-    from counterstain.methods.scae import PRESETS, TRAINING
+
+def _encoder(flags: CohortFlags, seed: int) -> "EncoderChoice":
+    from counterstain.jobs.train_encoder import EncoderTraining
     from counterstain.report.learn_cohort import EncoderChoice
 
     return EncoderChoice(
         name=flags.encoder,
         weights=flags.encoder_weights,
-        scae=PRESETS[flags.encoder_preset],
-        training=replace(TRAINING[flags.encoder_preset], seed=seed),
+        training=EncoderTraining.preset(flags.encoder_preset, seed),
         is_shared=flags.share_encoder,
         encoded=flags.encoded,
     )
 
 
 def _show(done: "CohortRun", has_test: bool) -> None:
-    from counterstain.report.diagnosis import summary_rows
+    from counterstain.report.diagnosis_table import HEADS, summary_rows
 
     if done.estimate is not None:
-        log.emit_table("Slides scored by models that never saw their patients", *summary_rows(done.estimate))
+        log.emit_table(
+            "Slides scored by models that never saw their patients", list(HEADS), summary_rows(done.estimate)
+        )
         log.say(f"Figures: {done.run / 'figures'}. Every slide's score: {done.run / 'scores.csv'}")
     for note in done.notes:
         log.say(f"Note: {note}")

@@ -1,7 +1,7 @@
 """What DSNet is compared with, on the same slides, folds and embeddings: bags of cells, and plain images.
 
 `mean_pool`, `abmil`, `clam` and `transmil` see the cells' embeddings and nothing of where they are (TransMIL little);
-`thumbnail` sees the smallest picture of the slide and no embedding, the naive baseline of DSNet's paper; `nic` sees the grid
+`thumbnail` sees the smallest picture of the slide and no embedding, the naive baseline of DSNet; `nic` sees the grid
 of embeddings as a picture, with no notion of what was not observed.
 
 All of them learn alike: the settings of `SlideConfig`, no more augmentation than DSNet has.

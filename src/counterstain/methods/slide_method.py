@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from counterstain.data.encoded import EncodedSlide, LabelledSlide, SlideSet
 from counterstain.errors import InputError, SplitError
-from counterstain.files import read_json, settings_hash, write_json
+from counterstain.files import settings_hash, write_json
 from counterstain.methods.artefacts import open_run, read_model, save_model
 from counterstain.methods.base import Method
 from counterstain.methods.device import on_device
@@ -163,7 +163,10 @@ class SlideMethod(Method):
             load_state(self.network, read_state(run / _BEST), source=str(run / _BEST))
         margins, labels = self._margins(held_out)
         self.decision = Decision.learned(margins, labels, self.config)
-        self.save(run, {"data": {"name": train.name, "digest": train.digest()}, "training": to_tree(settings)})
+        sides = {"train": train, "val": val}
+        patients = {side: sorted({slide.patient_id for slide in one.slides}) for side, one in sides.items()}
+        known = {"name": train.name, "digest": train.digest(), "patients": patients}
+        self.save(run, {"data": known, "training": to_tree(settings)})
         (run / _BEST).unlink(missing_ok=True)
 
     def save(self, run: Path, provenance: dict[str, Any] | None = None) -> None:
@@ -350,6 +353,7 @@ def _best_epoch(method: SlideMethod, val: SlideItems, run: Path) -> "list[Callba
     return [Keeper()]
 
 
-def minutes_of(run: Path) -> float:
-    """Minutes that a finished run was trained."""
-    return float(read_json(run / "training.json")["minutes"])
+def patients_of(run: Path) -> dict[str, set[str]]:
+    """The patients that a finished run learned from ("train"), and was chosen and calibrated on ("val")."""
+    sides: dict[str, list[str]] = read_model(run)[0]["provenance"]["data"]["patients"]
+    return {side: set(patients) for side, patients in sides.items()}

@@ -17,14 +17,13 @@ Does not know: command lines, networks, file formats.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from counterstain import log
 from counterstain.data.diagnosis import Diagnosis, DiagnosisSlide
 from counterstain.data.encoded import SlideSet
-from counterstain.data.encoder_patches import DrawSettings, draw_cells
 from counterstain.data.folds import inner_split
 from counterstain.data.slide_sets import labelled_slides, open_slide_set
 from counterstain.errors import InputError, listed
@@ -33,13 +32,13 @@ from counterstain.infer.cells import CellSettings
 from counterstain.infer.encode import EncodeSettings
 from counterstain.jobs.encode import EncodeJob, encode_cohort
 from counterstain.jobs.run import Failure
+from counterstain.jobs.train_encoder import EncoderTraining, train_encoder
 from counterstain.methods import find_slide_method
-from counterstain.methods.scae import SCAEConfig, scae_encoder, train_scae
+from counterstain.methods.scae import scae_encoder
 from counterstain.models.encoders import PatchEncoder, backbone_encoder
 from counterstain.report.crossval import FoldSettings, Learner, cross_validate, most_chosen
 from counterstain.report.diagnosis import describe_scores, write_scores
 from counterstain.report.diagnosis_figures import draw_diagnosis
-from counterstain.training import TrainSettings
 
 TRAINED_HERE = "scae"
 """The encoder that is trained on the cohort's own slides."""
@@ -52,18 +51,14 @@ class EncoderChoice:
     Args:
         name: "scae" to train one here, the folder of a trained one, or a backbone's name.
         weights: Of a backbone.
-        scae: How an S-CAE learns that is trained here.
-        training: How long.
-        draw: What it learns from.
+        training: Of an S-CAE that is trained here.
         is_shared: Whether folds share the one that is trained on all of their slides.
         encoded: A folder of slides that were encoded before, by an encoder of that name; nothing is encoded then.
     """
 
     name: str = TRAINED_HERE
     weights: Path | None = None
-    scae: SCAEConfig = field(default_factory=SCAEConfig)
-    training: TrainSettings = field(default_factory=TrainSettings)
-    draw: DrawSettings = field(default_factory=DrawSettings)
+    training: EncoderTraining = field(default_factory=EncoderTraining)
     is_shared: bool = False
     encoded: Path | None = None
 
@@ -205,27 +200,10 @@ def _encoder(
         if (Path(choice.name) / "model.json").is_file():
             return scae_encoder(choice.name)
         return backbone_encoder(choice.name, choice.weights)
-    from counterstain.jobs.run import run_all
-    from counterstain.slides import open_slide
-
-    def draw(row: DiagnosisSlide) -> Callable[[], None]:
-        def work() -> None:
-            mpp = job.slide_mpp if job.slide_mpp is not None else row.entry.mpp
-            with open_slide(row.entry.path, mpp, assume_mpp=job.assume_mpp) as slide:
-                draw_cells([slide], choice.draw, folder / "cells")
-
-        return work
-
-    outcomes = run_all({row.slide_id: draw(row) for row in learning if row.slide_id not in failures}, folder / "failed")
-    failures |= {one.slide_id: one for one in outcomes.failures}
-    drawn = [row.entry.path for row in learning if row.slide_id in outcomes.done]
-    if not drawn:
-        reasons = [f"{one.slide_id}: {one.reason}" for one in failures.values()]
-        raise InputError(
-            listed("No training slide could be read, so there is nothing to learn an encoder from:", reasons)
-        )
-    log.say(f"Training an S-CAE on cells of {len(drawn)} slides")
-    train_scae(draw_cells(drawn, choice.draw, folder / "cells"), folder, choice.scae, choice.training)
+    log.say(f"Training an S-CAE on cells of {len(learning)} slides")
+    readable = [row.entry for row in learning if row.slide_id not in failures]
+    training = replace(choice.training, slide_mpp=job.slide_mpp, assume_mpp=job.assume_mpp)
+    failures |= {one.slide_id: one for one in train_encoder(readable, folder, training)}
     return scae_encoder(folder)
 
 
