@@ -45,7 +45,7 @@ def cascade_verb(dense_name: str | None) -> Any:
         training: Any = None,
         json: bool = False,
     ) -> int:
-        """Learn a pixel map from labels of slides alone: a diagnosis labels patches by its evidence, a method learns from them.
+        """Learn a pixel map from labels of slides alone: a diagnosis labels patches by evidence, a method learns from them.
 
         Patches go to RUN/patches, and none of them was labelled by a person; cells whose evidence leaves a doubt are left
         out. Interrupted and called again, it goes on where it was.
