@@ -1,4 +1,4 @@
-"""`counterstain predict`: a run and slides in, maps and their exports out.
+"""`counterstain predict`: a run and slides in; out come maps and their exports, or diagnoses and their evidence.
 
 Does not know: how a slide is mapped, nor how a map is written.
 """
@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from counterstain import log
 from counterstain.cli import OK, SOME_FAILED
+from counterstain.cli.predict_slides import Given, SlideFlags, predict_slides
 from counterstain.errors import InputError
 from counterstain.infer import PredictSettings, choose_runtime
 from counterstain.infer.settings import tile_sizes
@@ -59,13 +60,16 @@ def predict(
     exports: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = DEFAULT_EXPORTS,
     outline: Path | None = None,
     settings: Annotated[PredictSettings | None, Parameter(name="*", group="How")] = None,
+    diagnosis: Annotated[SlideFlags | None, Parameter(name="*", group="Runs that diagnose slides")] = None,
     json: bool = False,
 ) -> int:
-    """Map the tissue of slides with a trained run.
+    """Map the tissue of slides, or diagnose them, with a trained run.
 
-    Every slide gets a folder under OUT with its map, its tissue outline and its exports. A slide that can't be read, or a
-    row of a table that can't be used, is listed with its reason and the others go on (exit code 3). Interrupted and called
-    again, finished slides and their exports are kept and the unfinished one goes on where it stopped.
+    Every slide gets a folder under OUT with its map, its tissue outline and its exports. The run of a slide method gives
+    a diagnosis instead, with its probability, a heat map of the evidence and the cells with most of it. A slide that
+    can't be read, or a row of a table that can't be used, is listed with its reason and the others go on (exit code 3).
+    Interrupted and called again, finished slides and their exports are kept and the unfinished one goes on where it
+    stopped.
 
     Args:
         run: The folder of a trained run.
@@ -76,24 +80,30 @@ def predict(
         exports: What to write beside each map: see `counterstain export --help`.
         outline: The outline of the tissue (GeoJSON), as found before or corrected by hand; for one slide.
         settings: How to tile and predict.
+        diagnosis: Encoder and cells of a run that diagnoses slides.
         json: Answer as JSON.
     """
     from counterstain.cli.inputs import check_resolution, slides_of
     from counterstain.export import find_writer
     from counterstain.jobs import run_all
-    from counterstain.methods import load_dense_method, model_digest
+    from counterstain.methods import DenseMethod, SlideMethod, load_method, model_digest
 
     for name in exports:
         find_writer(name)
     check_resolution("--mpp", mpp)
     check_resolution("--assume-mpp", assume_mpp)
-    method, settings = load_dense_method(run), settings or PredictSettings()
-    _check_settings(settings, method)
+    method, settings = load_method(run), settings or PredictSettings()
+    if isinstance(method, DenseMethod):
+        _check_settings(settings, method)
     batch = slides_of(slides)
     if outline is not None and len(batch.slides) != 1:
         raise InputError(
             f"--outline was given with {len(batch.slides)} slides; it belongs to one. Predict that one alone."
         )
+    if isinstance(method, SlideMethod):
+        given = Given(run, out, diagnosis or SlideFlags(), settings, mpp, assume_mpp, outline)
+        return predict_slides(method, batch, given, json=json)
+    assert isinstance(method, DenseMethod), "a run is of a method that gives maps or scores"
     job = SlideJob(method, model_digest(run), out, exports, settings, mpp, assume_mpp, outline)
     outcomes = run_all({entry.slide_id: _work(entry, job) for entry in batch.slides}, out)
     failed = [

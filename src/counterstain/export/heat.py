@@ -46,6 +46,7 @@ Floats = npt.NDArray[np.float32]
 _FINER = 2  # colours are drawn this much finer than the panel and averaged
 # Perceptually uniform, pale for little; both ends cut to where colour is left.
 _COLORS = ("magma_r", 0.08, 0.86)
+_STEPS = 1024  # colours that are told apart
 _WEAKEST = 0.5  # share of the opacity where there is least evidence
 _HEADING, _CAPTION = 168, 34  # heights
 _BAR, _BAR_WIDTH = 16, 420
@@ -224,12 +225,13 @@ def colors_of(values: Floats, limits: tuple[float, float]) -> tuple[Floats, Floa
     low, high = limits
     share = np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros_like(values)
     name, first, last = _COLORS
+    places = np.linspace(0, 1, _STEPS)
     # matplotlib's own table has 256 steps, which a wide bar would show.
-    places = np.linspace(0, 1, 256)
-    table = mpl.colormaps[name](first + (last - first) * places)[:, :3]
-    channels = [np.interp(share, places, table[:, channel]) for channel in range(3)]
+    own = mpl.colormaps[name](first + (last - first) * np.linspace(0, 1, 256))[:, :3]
+    table = np.stack([np.interp(places, np.linspace(0, 1, 256), channel) for channel in own.T], axis=1)
     strength: Floats = _WEAKEST + (1 - _WEAKEST) * share
-    return np.stack(channels, axis=-1).astype(np.float32), strength.astype(np.float32)
+    steps = np.round(share * (_STEPS - 1)).astype(np.intp)
+    return table.astype(np.float32)[steps], strength.astype(np.float32)
 
 
 def number_texts(values: Sequence[float]) -> list[str]:

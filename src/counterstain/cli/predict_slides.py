@@ -1,0 +1,160 @@
+"""What `counterstain predict` does with the run of a slide method: slides in, diagnoses and their evidence out.
+
+Does not know: how a slide is encoded, scored or drawn.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from counterstain import log
+from counterstain.cli import OK, SOME_FAILED
+from counterstain.errors import InputError
+from counterstain.infer import PredictSettings
+
+if TYPE_CHECKING:
+    from counterstain.cli.inputs import Batch
+    from counterstain.jobs.diagnose import DiagnoseJob
+    from counterstain.methods import SlideMethod
+    from counterstain.models.encoders import PatchEncoder
+    from counterstain.results import EncoderSpec
+
+_SHARED = frozenset({"tissue", "batch_size", "num_workers", "num_threads", "device", "precision", "overwrite"})
+"""Settings that mean the same for slides' diagnoses as for maps."""
+
+
+@dataclass(frozen=True)
+class SlideFlags:
+    """Of runs that diagnose slides.
+
+    Args:
+        encoder: What made the embeddings that the run learned from: the run of an S-CAE, or the file of a backbone's
+            weights. By default the folder `encoder` in the run, where there is one.
+        encoded: A folder of slides that are encoded already, or are to be; OUT by default.
+        cells: Which cells are looked at; as those that the run learned from.
+    """
+
+    encoder: Path | None = None
+    encoded: Path | None = None
+    cells: Literal["runs", "otsu", "runs_and_tissue"] = "runs_and_tissue"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was asked for.
+
+    Args:
+        run: The folder of the run.
+        out: Where results go.
+        flags: Encoder and cells.
+        settings: Tissue, device, whether to overwrite.
+        mpp: Overrides what files and tables say.
+        assume_mpp: For slides that have no resolution.
+        outline: Of the tissue of one slide.
+    """
+
+    run: Path
+    out: Path
+    flags: SlideFlags
+    settings: PredictSettings
+    mpp: float | None
+    assume_mpp: float | None
+    outline: Path | None
+
+
+def predict_slides(method: "SlideMethod", batch: "Batch", given: Given, *, json: bool) -> int:
+    """Diagnoses a batch.
+
+    Args:
+        method: Of the run.
+        batch: The slides.
+        given: What was asked for.
+        json: Answer as JSON.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: When settings of maps were given, or the encoder is not the one that the run learned from.
+    """
+    from counterstain.jobs.diagnose import TABLE, diagnose_all
+
+    job = _job(method, given)
+    outcomes = diagnose_all(batch.slides, job, batch.dropped)
+    failed = [{"slide": one.slide_id, "kind": one.kind, "reason": one.reason} for one in outcomes.failures]
+    failed += [{"slide": one.what, "kind": "Dropped", "reason": one.reason} for one in batch.dropped]
+    if json:
+        log.emit_json({"done": outcomes.done, "failed": failed, "table": str(given.out / TABLE)})
+    else:
+        _show(outcomes.done, failed, given.out / TABLE)
+    return SOME_FAILED if failed else OK
+
+
+def _job(method: "SlideMethod", given: Given) -> "DiagnoseJob":
+    from counterstain.infer.cells import CellSettings
+    from counterstain.infer.encode import EncodeSettings
+    from counterstain.jobs.diagnose import DiagnoseJob
+    from counterstain.methods import model_digest
+
+    settings, default = asdict(given.settings), asdict(PredictSettings())
+    strange = sorted(name for name in settings.keys() - _SHARED if settings[name] != default[name])
+    if strange:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in strange)
+        raise InputError(f"{flags} was given; {given.run} diagnoses slides, and only maps have that. Leave it out.")
+    chosen = {name: settings[name] for name in _SHARED - {"tissue", "overwrite"}}
+    return DiagnoseJob(
+        method=method,
+        model_digest=model_digest(given.run),
+        out=given.out,
+        encoder=_encoder(method.encoder, given),
+        encoded=given.flags.encoded,
+        cells=CellSettings(cell_um=method.cell_um, filter=given.flags.cells, tissue=given.settings.tissue),
+        encode=EncodeSettings(**chosen, overwrite=given.settings.overwrite),
+        slide_mpp=given.mpp,
+        assume_mpp=given.assume_mpp,
+        outline=given.outline,
+    )
+
+
+def _encoder(spec: "EncoderSpec", given: Given) -> "PatchEncoder | None":
+    """The encoder that the run names, from what was given; None where slides are encoded already."""
+    from counterstain.methods.scae import NAME, scae_encoder
+    from counterstain.models.backbones import BACKBONES
+    from counterstain.models.encoders import TIMM, backbone_encoder
+
+    own = given.run / "encoder"
+    weights = given.flags.encoder or (own if own.exists() else None)
+    is_untrained = weights is None and spec.licence == "none needed"
+    if spec.name.startswith(NAME) and weights is not None:
+        part: Any = spec.name.removeprefix(NAME).removeprefix("_")
+        return scae_encoder(weights, part or None)
+    if spec.name.startswith(TIMM) or (spec.name in BACKBONES and (weights is not None or is_untrained)):
+        return backbone_encoder(spec.name, weights, spec.input_px or 1, untrained=is_untrained, licence=spec.licence)
+    if given.flags.encoded is not None:
+        return None
+    raise InputError(
+        f"{given.run} learned from embeddings of {spec.name!r}, which was not given. Pass its run or weights as --encoder, "
+        "or the folder of slides that it has encoded as --encoded."
+    )
+
+
+def _show(done: dict[str, dict[str, Any]], failed: list[dict[str, Any]], table: Path) -> None:
+    if done:
+        positive = next(iter(done.values()))["positive"]
+        rows = [
+            [slide_id, f"{answer['probability']:.3f}", answer["decision"] or "no decision", _set_text(answer)]
+            for slide_id, answer in done.items()
+        ]
+        log.emit_table("Diagnoses", ["slide", f"probability of {positive}", "decision", "can't be ruled out"], rows)
+        for slide_id, answer in done.items():
+            for warning in answer["warnings"]:
+                log.say(f"{slide_id}: {warning}")
+    log.say(f"Written to {table}")
+    if failed:
+        log.say(f"{len(failed)} of {len(failed) + len(done)} slides were not done:")
+        for entry in failed:
+            log.say(f"  {entry['slide']}: {entry['reason']}")
+
+
+def _set_text(answer: dict[str, Any]) -> str:
+    return ", ".join(answer["prediction_set"]) or "-"

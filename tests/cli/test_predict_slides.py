@@ -1,0 +1,106 @@
+"""`counterstain predict` with the run of a slide method: exit codes, answers, what it refuses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from counterstain.cli import OK, SOME_FAILED, WRONG_USE, run
+from counterstain.methods import MeanPool
+from counterstain.models.encoders import backbone_encoder
+from counterstain.testing.diagnosing import linear_method
+from counterstain.testing.encoding import damage, write_tissue
+
+FLAGS = ("--tissue.mpp", "2", "--tissue.min-area-um2", "500", "--tissue.empty-inks", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a method that learned from an untrained backbone's embeddings of cells of 16 um."""
+    folder = tmp_path_factory.mktemp("run")
+    encoder = backbone_encoder("tiny", None, 16, untrained=True)
+    linear_method(encoder.spec).save(folder, {})
+    return folder
+
+
+def predict(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any]:
+    capsys.readouterr()
+    code = run(["predict", *(str(argument) for argument in arguments), *FLAGS, "--json"])
+    said = capsys.readouterr()
+    return code, json.loads(said.out) if said.out else said.err
+
+
+def test_slides_are_diagnosed_and_a_damaged_one_is_listed(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = write_tissue(tmp_path / "good.tiff"), damage(write_tissue(tmp_path / "bad.tiff"))
+    out = tmp_path / "out"
+    code, answer = predict(capsys, model, good, bad, "--out", out)
+    assert code == SOME_FAILED
+    assert [one["slide"] for one in answer["failed"]] == ["bad.tiff"]
+    done = answer["done"]["good.tiff"]
+    assert 0 < done["probability"] < 1
+    for path in done["files"].values():
+        assert Path(path).exists()
+    assert Path(answer["table"]).read_text().count("\n") == 3
+    code, again = predict(capsys, model, good, "--out", out)
+    assert code == OK
+    assert again["done"]["good.tiff"] == done
+    assert run(["predict", str(model), str(good), "--out", str(out), *FLAGS]) == OK
+    said = capsys.readouterr()
+    assert "probability of tumour" in said.out
+    assert "diagnoses.csv" in said.err
+
+
+def test_another_run_does_not_mix_into_the_same_folder(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, out = write_tissue(tmp_path / "good.tiff"), tmp_path / "out"
+    assert predict(capsys, model, good, "--out", out)[0] == OK
+    method = MeanPool.load(*_described(model))
+    method.decision = replace(method.decision, temperature=3.0)
+    method.save(tmp_path / "other", {})
+    code, answer = predict(capsys, tmp_path / "other", good, "--out", out)
+    assert code == SOME_FAILED
+    assert answer["failed"][0]["kind"] == "StaleResultError"
+    code, answer = predict(capsys, tmp_path / "other", good, "--out", out, "--overwrite")
+    assert code == OK
+    assert answer["done"]["good.tiff"]["temperature"] == 3
+
+
+def _described(folder: Path) -> Any:
+    from counterstain.methods.artefacts import read_model
+
+    return read_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tile-px", "64"], "--tile-px was given"),
+        (["--map-stride", "2", "--tta", "d4"], "--map-stride, --tta was given"),
+        (["--encoder", "nowhere.pth"], "nowhere.pth"),
+    ],
+)
+def test_what_a_diagnosis_has_no_use_for_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    slide = write_tissue(tmp_path / "a.tiff")
+    code, said = predict(capsys, model, slide, "--out", tmp_path / "out", *flags)
+    assert code == WRONG_USE
+    assert message in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_embeddings_nobody_can_make_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = replace(backbone_encoder("tiny", None, 16, untrained=True).spec, name="imported")
+    linear_method(spec).save(tmp_path / "run", {})
+    slide = write_tissue(tmp_path / "a.tiff")
+    code, said = predict(capsys, tmp_path / "run", slide, "--out", tmp_path / "out")
+    assert code == WRONG_USE
+    assert "--encoded" in said
+    code, answer = predict(capsys, tmp_path / "run", slide, "--out", tmp_path / "out", "--encoded", tmp_path / "none")
+    assert code == SOME_FAILED
+    assert answer["failed"][0]["kind"] == "MissingFileError"
