@@ -154,7 +154,7 @@ def test_a_patient_with_slides_of_both_classes_is_positive_and_said(tmp_path: Pa
     diagnosis = diagnose(table(tmp_path, "a.svs,P1,normal,", "b.svs,P1,tumour,", "c.svs,P2,normal,"))
     assert diagnosis.patients == {"P1": 1, "P2": 0}
     assert [row.label for row in diagnosis.rows] == [0, 1, 0]
-    assert any("1 patients have slides of both classes" in note for note in diagnosis.notes)
+    assert any("1 of 2 patients have slides of both classes" in note for note in diagnosis.notes)
 
 
 def test_a_folder_of_camelyon16_needs_no_table(tmp_path: Path) -> None:

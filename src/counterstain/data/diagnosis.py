@@ -259,8 +259,8 @@ def _patient_notes(rows: Sequence[DiagnosisSlide], settings: DiagnosisSettings) 
         notes.append(f"{len(rows)} slides are of {len(labels)} patients, whose slides always stay on one side.")
     if num_mixed:
         notes.append(
-            f"{num_mixed} patients have slides of both classes: a slide's label is its own, and a patient counts as "
-            "positive when any of the slides is."
+            f"{num_mixed} of {len(labels)} patients have slides of both classes: a slide's label is its own, and a "
+            "patient counts as positive when any of the slides is."
         )
     if settings.patient_is_slide:
         notes.append("Each slide counts as a patient of its own, by the user's word (--patient-is-slide).")

@@ -81,12 +81,13 @@ def meanings(words: Iterable[str], named: Named) -> dict[str, int]:
             negative = rest & NEGATIVE_WORDS
         positive = rest - negative
         if len(there) > 1 and positive and (not negative or (len(positive) > 1 and not positive <= POSITIVE_WORDS)):
-            raise _doubt(there, "which of them is the diagnosis", "--positive", sorted(positive)[0])
+            raise InputError(_doubt(there, "which of them is the diagnosis", "--positive", sorted(positive)[0]))
     elif named.negative is None:
         negative = rest
         if len(rest) > 1 and not rest <= NEGATIVE_WORDS:
             surely = sorted(rest & NEGATIVE_WORDS) or sorted(rest)
-            raise _doubt(there, f"which of them {', '.join(sorted(positive))} is told from", "--negative", surely[0])
+            whom = ", ".join(sorted(positive))
+            raise InputError(_doubt(there, f"which of them {whom} is told from", "--negative", surely[0]))
     return {**dict.fromkeys(negative, 0), **dict.fromkeys(positive, 1)}
 
 
@@ -113,8 +114,8 @@ def _occurring(words: Sequence[str] | None, there: frozenset[str]) -> frozenset[
     return frozenset(plain(word) for word in words or ())
 
 
-def _doubt(words: frozenset[str], what: str, flag: str, example: str) -> InputError:
-    return InputError(
+def _doubt(words: frozenset[str], what: str, flag: str, example: str) -> str:
+    return (
         f"The labels are {', '.join(sorted(words))}, and nothing says {what}. Name one or several, as in {flag} "
         f"{_quoted(example)}. Where both --positive and --negative are named, slides of other labels are left out."
     )

@@ -66,7 +66,7 @@ def tell_table(cohort: Cohort, _: Mapping[str, str]) -> Told:
     if not slides:
         unused = f" Columns that are not used: {', '.join(cohort.ignored_columns)}." if cohort.ignored_columns else ""
         raise InputError(
-            f"No slide of '{cohort.source}' has a label. Give a table with a column 'label', or --cohort camelyon16 or "
+            f"No slide of '{cohort.source}' has a label. Give a table with a column 'label', or --labels camelyon16 or "
             f"tcga where the slides' names say it.{unused}"
         )
     return Told(tuple(slides), tuple(dropped))
