@@ -49,6 +49,10 @@ class Told:
     is_one_each: bool = False
 
 
+ENCODER_SPLIT = "encoder"
+"""What a table calls slides that only an encoder learns from; they are no part of a diagnosis."""
+
+
 def tell_table(cohort: Cohort, _: Mapping[str, str]) -> Told:
     """What the columns of a table say.
 
@@ -58,7 +62,11 @@ def tell_table(cohort: Cohort, _: Mapping[str, str]) -> Told:
     """
     slides, dropped = [], []
     for entry in cohort.slides:
-        if entry.label is not None and is_label(entry.label):
+        if entry.split is not None and entry.split.lower() == ENCODER_SPLIT:
+            dropped.append(
+                Dropped(entry.slide_id, f"its split is {entry.split!r}: it trains an encoder and is not scored")
+            )
+        elif entry.label is not None and is_label(entry.label):
             slides.append(ToldSlide(entry, entry.label, _split(entry)))
         else:
             said = "it has no label" if entry.label is None else f"its label is {entry.label!r}, which says none"
