@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from counterstain.cli import OK, SOME_FAILED, WRONG_USE, run
+from counterstain.cli.predict_slides import encoder_of
+from counterstain.errors import InputError
 from counterstain.methods import MeanPool
+from counterstain.models.backbones import build_backbone
 from counterstain.models.encoders import backbone_encoder
 from counterstain.testing.diagnosing import linear_method
 from counterstain.testing.encoding import damage, write_tissue
@@ -92,6 +96,21 @@ def test_what_a_diagnosis_has_no_use_for_is_refused(
     assert code == WRONG_USE
     assert message in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_remembers_where_its_encoder_was(model: Path, tmp_path: Path) -> None:
+    spec = MeanPool.load(*_described(model)).encoder
+    weights = tmp_path / "tiny.safetensors"
+    save_file(build_backbone("tiny").state_dict(), weights)
+    trained = backbone_encoder("tiny", weights, 16).spec
+    assert trained.digest != spec.digest
+    (tmp_path / "run").mkdir()
+    with pytest.raises(InputError, match="--encoder"):
+        encoder_of(trained, tmp_path / "run")
+    (tmp_path / "run" / "cohort.json").write_text(json.dumps({"encoder": "tiny", "encoder_weights": str(weights)}))
+    found = encoder_of(trained, tmp_path / "run")
+    assert found is not None
+    assert found.spec == trained
 
 
 def test_embeddings_nobody_can_make_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

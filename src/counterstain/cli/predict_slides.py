@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from counterstain import log
 from counterstain.cli import OK, SOME_FAILED
 from counterstain.errors import InputError
+from counterstain.files import read_json
 from counterstain.infer import PredictSettings
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class SlideFlags:
 
     Args:
         encoder: What made the embeddings that the run learned from: the run of an S-CAE, or the file of a backbone's
-            weights. By default the folder `encoder` in the run, where there is one.
+            weights. By default the one that the run was trained with, where it still is.
         encoded: A folder of slides that are encoded already, or are to be; OUT by default.
         cells: Which cells are looked at; as those that the run learned from.
     """
@@ -106,7 +107,7 @@ def _job(method: "SlideMethod", given: Given) -> "DiagnoseJob":
         method=method,
         model_digest=model_digest(given.run),
         out=given.out,
-        encoder=_encoder(method.encoder, given),
+        encoder=encoder_of(method.encoder, given.run, given.flags.encoder, given.flags.encoded),
         encoded=given.flags.encoded,
         cells=CellSettings(cell_um=method.cell_um, filter=given.flags.cells, tissue=given.settings.tissue),
         encode=EncodeSettings(**chosen, overwrite=given.settings.overwrite),
@@ -116,26 +117,50 @@ def _job(method: "SlideMethod", given: Given) -> "DiagnoseJob":
     )
 
 
-def _encoder(spec: "EncoderSpec", given: Given) -> "PatchEncoder | None":
-    """The encoder that the run names, from what was given; None where slides are encoded already."""
+def encoder_of(
+    spec: "EncoderSpec", run: Path, given: Path | None = None, encoded: Path | None = None
+) -> "PatchEncoder | None":
+    """The encoder that a run learned from; whether it is the very one, its digest says.
+
+    Args:
+        spec: Of the encoder, as the run knows it.
+        run: The run, which may hold an encoder or remember where it was.
+        given: The run of an S-CAE, or the file of a backbone's weights.
+        encoded: A folder of encoded slides, with which no encoder is needed.
+
+    Returns:
+        The encoder; None where there is none, but encoded slides.
+
+    Raises:
+        InputError: When there is neither.
+        MissingFileError: When what was given is not there.
+    """
     from counterstain.methods.scae import NAME, scae_encoder
     from counterstain.models.backbones import BACKBONES
     from counterstain.models.encoders import TIMM, backbone_encoder
 
-    own = given.run / "encoder"
-    weights = given.flags.encoder or (own if own.exists() else None)
+    weights = given or _remembered(run)
     is_untrained = weights is None and spec.licence == "none needed"
     if spec.name.startswith(NAME) and weights is not None:
         part: Any = spec.name.removeprefix(NAME).removeprefix("_")
         return scae_encoder(weights, part or None)
     if spec.name.startswith(TIMM) or (spec.name in BACKBONES and (weights is not None or is_untrained)):
         return backbone_encoder(spec.name, weights, spec.input_px or 1, untrained=is_untrained, licence=spec.licence)
-    if given.flags.encoded is not None:
+    if encoded is not None:
         return None
     raise InputError(
-        f"{given.run} learned from embeddings of {spec.name!r}, which was not given. Pass its run or weights as --encoder, "
+        f"{run} learned from embeddings of {spec.name!r}, which was not given. Pass its run or weights as --encoder, "
         "or the folder of slides that it has encoded as --encoded."
     )
+
+
+def _remembered(run: Path) -> Path | None:
+    """Where a run's encoder is: trained with it, or named when it was; None where that is gone."""
+    places = [run / "encoder"]
+    if (run / "cohort.json").exists():
+        flags = read_json(run / "cohort.json")
+        places += [Path(flags[name]) for name in ("encoder_weights", "encoder") if flags.get(name)]
+    return next((place for place in places if place.is_file() or (place / "model.json").is_file()), None)
 
 
 def _show(done: dict[str, dict[str, Any]], failed: list[dict[str, Any]], table: Path) -> None:

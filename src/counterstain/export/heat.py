@@ -321,10 +321,11 @@ def draw_color_bar(
     # Tissue is about this light once it is pale grey.
     shown = np.round(255 * (0.94 * alpha * colors + 0.9 * (1 - alpha))).astype(np.uint8)
     sheet.picture(x, y + 28, np.repeat(shown[None], _BAR, axis=0))
-    texts = number_texts((low, (low + high) / 2, high) if high > low else (low,))
-    places = (x, x + (width - width_of(texts[len(texts) // 2], 15)) / 2, x + width)
-    for number, (text, place) in enumerate(zip(texts, places, strict=False)):
-        sheet.text((place, y + 62), text, 15, SOFT, right=number == 2)
+    least, middle, most = number_texts((low, (low + high) / 2, high))
+    sheet.text((x, y + 62), least, 15, SOFT)
+    if high > low:
+        sheet.text((x + (width - width_of(middle, 15)) / 2, y + 62), middle, 15, SOFT)
+        sheet.text((x + width, y + 62), most, 15, SOFT, right=True)
 
 
 @dataclass(frozen=True)

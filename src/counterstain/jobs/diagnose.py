@@ -28,9 +28,9 @@ import numpy as np
 import torch
 
 from counterstain import __version__, log
+from counterstain.data.cell_files import read_cells
 from counterstain.data.cohorts import CohortSlide, Dropped
 from counterstain.data.encoded import EncodedSlide
-from counterstain.data.cell_files import read_cells
 from counterstain.data.encoded_files import FeatureHeader, read_encoded, read_header
 from counterstain.errors import ExistingOutputError, InputError, StaleResultError
 from counterstain.export.heat import HeatSettings, write_heat_map, write_heat_ome_tiff, write_heat_tiles
