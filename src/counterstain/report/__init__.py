@@ -3,6 +3,7 @@
 from counterstain.report.corruptions import CORRUPTIONS, corrupt
 from counterstain.report.curves import draw_robustness
 from counterstain.report.diagnosis import describe_scores
+from counterstain.report.diagnosis_figures import draw_diagnosis
 from counterstain.report.evaluation import (
     EvaluateSettings,
     Evaluation,
@@ -32,6 +33,7 @@ __all__ = [
     "compare_evaluations",
     "corrupt",
     "describe_scores",
+    "draw_diagnosis",
     "draw_robustness",
     "evaluate",
     "measure_robustness",

@@ -341,8 +341,8 @@ def _warnings(columns: ScoreColumns, rows: Sequence[ScoredSlide], classes: Class
     sets = sets_of(rows, classes)
     if sets is not None and sets.all():
         notes.append(
-            "Every prediction set holds both classes, so that the method never decides: too few slides were set aside for the "
-            "promised error, or scores tell classes apart too badly for it."
+            "Every prediction set holds both classes, so that the method never decides: too few slides were set aside for "
+            "the promised error, or scores tell classes apart too badly for it."
         )
     for field in ("site", "scanner"):
         by_name: dict[str, set[int]] = defaultdict(set)
