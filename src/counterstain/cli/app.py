@@ -32,6 +32,11 @@ def build_app(arguments: list[str]) -> App:
     ):
         app.command(f"counterstain.cli.{verb}:{verb}", name=verb, help=summary)
     app.command(
+        "counterstain.cli.import_:import_",
+        name="import",
+        help="Turn features that other tools extracted into encoded slides.",
+    )
+    app.command(
         "counterstain.cli.synth:app", name="synth", help="Write synthetic histology: patches, tumours, slides, cohorts."
     )
     app.command("counterstain.cli.models:app", name="models", help="List, describe, import and tune models.")

@@ -3,20 +3,14 @@
 Does not know: how cells are chosen or encoded.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from counterstain import log
-from counterstain.cli import OK, SOME_FAILED
 from counterstain.infer import choose_runtime
 from counterstain.infer.encode import EncodeSettings
 from counterstain.models.encoders import INPUT_PX
-
-if TYPE_CHECKING:
-    from counterstain.data.encoded_files import FeatureHeader
 
 
 def encode(
@@ -62,6 +56,7 @@ def encode(
         settings: Batches and device.
         json: Answer as JSON.
     """
+    from counterstain.cli.encoded import answer
     from counterstain.cli.inputs import check_resolution, slides_of
     from counterstain.infer.cells import CellSettings
     from counterstain.jobs.encode import EncodeJob, encode_cohort, open_encoder
@@ -82,48 +77,4 @@ def encode(
     )
     batch = slides_of(slides)
     outcomes = encode_cohort(batch.slides, job)
-    failed = [
-        {"slide": failure.slide_id, "kind": failure.kind, "reason": failure.reason} for failure in outcomes.failures
-    ]
-    failed += [{"slide": entry.what, "kind": "Dropped", "reason": entry.reason} for entry in batch.dropped]
-    if json:
-        done = {slide_id: _tree(header, out / slide_id) for slide_id, header in outcomes.done.items()}
-        log.emit_json({"done": done, "failed": failed})
-    else:
-        _show(outcomes.done, failed, out)
-    return SOME_FAILED if failed else OK
-
-
-def _tree(header: "FeatureHeader", folder: Path) -> dict[str, Any]:
-    return {
-        "folder": str(folder),
-        "features": str(header.path),
-        "num_cells": header.num_cells,
-        "num_features": header.encoder.num_features,
-        "cell_um": header.cell_um,
-        "encoder": {"name": header.encoder.name, "digest": header.encoder.digest, "licence": header.encoder.licence},
-        "compression": header.compression,
-        "compression_of_scan": header.compression_of_scan,
-        "inputs_hash": header.inputs_hash,
-    }
-
-
-def _show(done: "Mapping[str, FeatureHeader]", failed: list[dict[str, Any]], out: Path) -> None:
-    rows = [
-        [
-            slide_id,
-            str(header.num_cells),
-            str(header.encoder.num_features),
-            f"{header.compression:.0f}",
-            f"{header.compression_of_scan:.0f}",
-        ]
-        for slide_id, header in done.items()
-    ]
-    if rows:
-        columns = ["slide", "cells", "features", "times smaller", "than the scan"]
-        log.emit_table("Encoded slides", columns, rows)
-        log.say(f"Written to {out}")
-    if failed:
-        log.say(f"{len(failed)} of {len(failed) + len(done)} slides were not done:")
-        for entry in failed:
-            log.say(f"  {entry['slide']}: {entry['reason']}")
+    return answer(outcomes, batch.dropped, out, as_json=json)
