@@ -202,7 +202,7 @@ def test_few_patients_are_told_and_many_are_not() -> None:
     _, warned = weaknesses(one_each([1] * 4 + [0] * 9))
     assert [found.about for found in warned] == ["few patients", "few patients"]
     assert "9 normal and 4 tumour patients in all" in warned[0].text
-    assert "4 patients of a class can't be dealt into 5 folds" in warned[1].text
+    assert "A class has fewer patients (4) than 5 folds take" in warned[1].text
     assert weaknesses(one_each([1, 0] * 60)) == ((), ())
     _, warned = weaknesses(diagnosis(*[("P1", 1, None)] * 60, *[("P2", 0, None)] * 60))
     assert warned, "slides of one patient do not make patients"

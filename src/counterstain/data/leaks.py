@@ -106,8 +106,9 @@ def _few(split: str, scored: tuple[set[str], set[str]], names: tuple[str, ...]) 
             f"to +-{half:.2f} at 95 % confidence. More patients make it narrower, more slides of the same do not."
         )
         found.append(Finding("few patients", text))
-    if split != "test" and min(num_negative, num_positive) < _FOLDS:
-        text = f"{min(num_negative, num_positive)} patients of a class can't be dealt into {_FOLDS} folds: take fewer."
+    fewest = min(num_negative, num_positive)
+    if split != "test" and fewest < _FOLDS:
+        text = f"A class has fewer patients ({fewest}) than {_FOLDS} folds take: pass a lower --folds."
         found.append(Finding("few patients", text))
     return found
 
