@@ -142,6 +142,18 @@ def read_cells(folder: Path) -> CellGrid:
     )
 
 
+def grid_size(folder: Path) -> Size:
+    """The rows and columns of an encoded slide's grid, without reading it.
+
+    Raises:
+        MissingFileError: When it is not there.
+    """
+    import zarr
+
+    size: Any = zarr.open_group(existing(folder / CELLS, "an encoded slide's cells"), mode="r").attrs["frame"]
+    return Size(**size["size"])
+
+
 def are_cells_kept(folder: Path, inputs_hash: str, *, overwrite: bool = False) -> bool:
     """Whether the cells that lie in a folder are those of some inputs.
 

@@ -6,8 +6,8 @@ score stays above a percentile falls as the percentile rises, so bisection finds
 Shapes: B cells, H W rows and columns of pixels, h w of places.
 Does not know: networks, training, slides.
 
-Source: DSNet (arXiv 2109.05788), section III-B, finds rho by "binary search on each dataset" and does not say what for; what
-is sought here is ours.
+Source: DSNet (arXiv 2109.05788), section III-B, finds rho by "binary search on each dataset" and does not say what for;
+what is sought here is ours.
 """
 
 from collections.abc import Callable

@@ -24,6 +24,7 @@ from counterstain.training import SeededShuffle
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 
+_STRETCH = 4  # batches that are sorted by size together
 _KEPT_BYTES = 4 << 30  # encoded slides held in memory; the rest is read again
 
 
@@ -153,6 +154,12 @@ class SlideItems(Dataset[tuple[GridSlide, int]]):
             slide = augmented(slide, self._config, np.random.default_rng((self._seed, epoch, index)))
         return slide, label
 
+    def areas(self) -> list[int]:
+        """Cells of each slide's grid."""
+        from counterstain.data.cell_files import grid_size
+
+        return [grid_size(slide.folder).area for slide in self._set.slides]
+
     def read(self, index: int) -> GridSlide:
         """The arrays of one slide, not augmented."""
         from counterstain.data.encoded_files import read_encoded
@@ -172,15 +179,24 @@ def collate_labelled(items: Sequence[tuple[GridSlide, int]]) -> tuple[SlideBatch
 
 
 class EpochShuffle(Sampler[int]):
-    """The seeded order of each epoch, every index carrying its epoch: `epoch * num_items + index`.
+    """The seeded order of each epoch, slides of about the same size together; every index carries its epoch.
+
+    Slides of a batch are padded to the largest, so a batch of small and large ones is mostly padding. The shuffled order is
+    cut into stretches of a few batches, each sorted by area, and the batches of a stretch come in a random order again: who
+    meets whom differs from epoch to epoch.
 
     Args:
-        data: What is sampled; only its length matters.
+        areas: Cells of each slide's grid, padding of the slide's own included.
+        batch_size: Slides that come together.
         seed: Of the run.
+
+    Yields:
+        `epoch * num_slides + index`.
     """
 
-    def __init__(self, data: SlideItems, seed: int) -> None:
-        self._order = SeededShuffle(data, seed)
+    def __init__(self, areas: Sequence[int], batch_size: int, seed: int) -> None:
+        self._areas, self._batch_size, self._seed = areas, batch_size, seed
+        self._order = SeededShuffle(areas, seed)
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -189,7 +205,17 @@ class EpochShuffle(Sampler[int]):
         self._order.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[int]:
-        yield from (self._epoch * len(self) + index for index in self._order)
+        order, length = list(self._order), _STRETCH * self._batch_size
+        random = np.random.default_rng((self._seed, self._epoch))
+        for start in range(0, len(order), length):
+            stretch = order[start : start + length]
+            whole = len(stretch) // self._batch_size
+            # What fills no batch is dropped by the loader: it is taken off before sorting, lest it be always the largest.
+            full, left = stretch[: whole * self._batch_size], stretch[whole * self._batch_size :]
+            full.sort(key=lambda index: self._areas[index])
+            batches = [full[n * self._batch_size : (n + 1) * self._batch_size] for n in random.permutation(whole)]
+            batches.append(left)
+            yield from (self._epoch * len(order) + index for batch in batches for index in batch)
 
     def __len__(self) -> int:
         return len(self._order)

@@ -68,8 +68,8 @@ class Decision:
             return SlideScore(slide_id, p, margin, decision)
         held = tuple(
             name
-            for name, of_class, reach in zip(classes.names, (1 - p, p), self.reach, strict=True)
-            if reach is None or 1 - of_class <= reach
+            for name, against, reach in zip(classes.names, (p, 1 - p), self.reach, strict=True)
+            if reach is None or against <= reach
         )
         return SlideScore(slide_id, p, margin, held[0] if len(held) == 1 else None, held)
 

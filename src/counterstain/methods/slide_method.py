@@ -147,12 +147,13 @@ class SlideMethod(Method):
             self.network, self.decision = finished.network, finished.decision
             return
         items = SlideItems(train, self.config, settings.seed)
+        batch_size = min(settings.batch_size, len(items))
         loader = train_loader(
             items,
-            batch_size=min(settings.batch_size, len(items)),
+            batch_size=batch_size,
             seed=settings.seed,
             num_workers=settings.num_workers,
-            sampler=EpochShuffle(items, settings.seed),
+            sampler=EpochShuffle(items.areas(), batch_size, settings.seed),
             collate=collate_labelled,
         )
         held_out = SlideItems(val)
