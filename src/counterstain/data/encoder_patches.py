@@ -112,10 +112,10 @@ class DrawnCells:
             raise InputError(
                 f"{len(parts)} draws of cells were to be joined; give one or more, all drawn with the same settings."
             )
-        starts = np.cumsum([0, *(len(part.names) for part in parts)])
+        starts = np.cumsum([0, *(len(part.names) for part in parts[:-1])])
         return cls(
             np.concatenate([part.pixels_NPP3 for part in parts]),
-            np.concatenate([part.slide_N + start for part, start in zip(parts, starts, strict=False)]).astype(np.int32),
+            np.concatenate([part.slide_N + start for part, start in zip(parts, starts, strict=True)]).astype(np.int32),
             np.concatenate([part.corners_N2 for part in parts]),
             tuple(name for part in parts for name in part.names),
             tuple(one for part in parts for one in part.hashes),
