@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from counterstain.data.cohorts import CohortSlide, Dropped
 from counterstain.data.encoded_files import read_encoded
@@ -23,7 +24,9 @@ from counterstain.geometry import Box
 from counterstain.infer.encode import encode_slide
 from counterstain.infer.evidence import EvidenceMap
 from counterstain.jobs.diagnose import FILES, TABLE, DiagnoseJob, diagnose_all, diagnose_slide
+from counterstain.methods import DSNet
 from counterstain.methods.slide_decision import Decision
+from counterstain.methods.slide_method import Seen
 from counterstain.slides import open_slide
 from counterstain.testing.diagnosing import CALIBRATED, linear_method
 from counterstain.testing.encoding import CELLS, CPU, MeanEncoder, damage, write_tissue
@@ -260,3 +263,16 @@ def test_what_to_be_careful_about_is_said(
     answer: dict[str, Any] = diagnose_slide(entry, changed)
     assert bool(answer["warnings"]) == (warning is not None), answer["warnings"]
     assert warning is None or any(warning in one for one in answer["warnings"])
+
+
+def test_a_method_with_two_streams_says_how_it_weighed_them(entry: CohortSlide, job: DiagnoseJob) -> None:
+    config = DSNet.presets["short"]
+    seen = Seen(job.method.encoder, job.method.cell_um)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = DSNet.build_network(config, seen.encoder.num_features)
+    method = DSNet(config, job.method.classes, seen, network, CALIBRATED)
+    answer = diagnose_slide(entry, replace(job, method=method))
+    assert 0 < answer["local_share"] < 1
+    evidence = EvidenceMap.open(answer["files"]["evidence"])
+    assert np.array_equal(evidence.observed, read_encoded(job.out / "a", "mean").observed)

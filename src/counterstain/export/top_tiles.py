@@ -17,7 +17,7 @@ import numpy as np
 
 from counterstain.errors import InputError
 from counterstain.export.heat import draw_heading, number_texts, save_sheet
-from counterstain.export.overlay import GAP, INK, LINE, MARGIN, SOFT, draw_scale_bar, panel_size, round_length
+from counterstain.export.overlay import GAP, INK, LINE, MARGIN, SOFT, panel_size, round_length
 from counterstain.export.sheet import Sheet, fitted, width_of
 from counterstain.files import refuse_overwrite, write_text
 from counterstain.geometry import Box, Size
@@ -215,7 +215,8 @@ def _draw_locator(
         corner = (x + place.x + (place.width - side_x) / 2, y + place.y + (place.height - side_y) / 2)
         sheet.box(corner, (side_x, side_y), fill=False, ec="white", lw=2.6)
         sheet.box(corner, (side_x, side_y), fill=False, ec=INK, lw=1.3)
-    draw_scale_bar(sheet, evidence.slide, (x, y), layout.view)
+    um_per_px = bounds.width * evidence.slide.mpp.x / layout.view.width
+    _draw_bar(sheet, (x, y + layout.view.height + 14), um_per_px, max(60, 0.4 * layout.view.width))
 
 
 def _draw_view(sheet: Sheet, slide: Slide, place: Box, corner: tuple[int, int], size: Size, around: float) -> None:
@@ -245,10 +246,23 @@ def _draw_tile_scale(
     """One bar above the cells for all of them: they have one scale."""
     left, top = layout.corners[0]
     um_per_px = tile.place.width * (1 + 2 * settings.around) * evidence.slide.mpp.x / layout.tile.width
-    length_um = round_length(0.4 * layout.tile.width * um_per_px)
-    text = f"{length_um:g} µm"
-    sheet.text((left, top - 12), "Cells with most evidence, level-0 places of their centres", 17, SOFT)
-    right = left + settings.columns * (layout.tile.width + 20) - 20
-    length = length_um / um_per_px
-    sheet.box((right - length, top - 17), (length, 5), fc=INK, ec="none")
-    sheet.text((right - length - 10, top - 12), text, 15, INK, bold=True, right=True)
+    most = 0.4 * layout.tile.width
+    width = settings.columns * (layout.tile.width + 20) - 20
+    bar = round_length(most * um_per_px) / um_per_px + width_of(length_text(most * um_per_px), 15, bold=True) + 10
+    words = "Cells with most evidence, level-0 places of their centres"
+    sheet.text((left, top - 12), fitted(words, 17, width - bar - 20), 17, SOFT)
+    _draw_bar(sheet, (left + width - bar, top - 17), um_per_px, most)
+
+
+def _draw_bar(sheet: Sheet, corner: tuple[float, float], um_per_px: float, most: float) -> None:
+    """A scale bar no longer than `most` pixels, its length beside it."""
+    x, y = corner
+    length = round_length(most * um_per_px) / um_per_px
+    sheet.box((x, y), (length, 5), fc=INK, ec="none")
+    sheet.text((x + length + 10, y + 7), length_text(most * um_per_px), 15, INK, bold=True)
+
+
+def length_text(most_um: float) -> str:
+    """The round length that a scale bar of at most so many um has."""
+    length_um = round_length(most_um)
+    return f"{length_um / 1e3:g} mm" if length_um >= 1e3 else f"{length_um:g} µm"
