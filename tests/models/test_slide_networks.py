@@ -1,6 +1,7 @@
 """Every slide network takes the same exam."""
 
 from counterstain.models.bags import ABMIL, CLAM, ABMILSettings, CLAMSettings, PoolingNetwork, PoolingSettings
+from counterstain.models.dsnet import DSNet, DSNetArchitecture
 from counterstain.models.slide_network import SlideNetwork
 from counterstain.models.slide_resnet import (
     CompressedResNet,
@@ -10,6 +11,18 @@ from counterstain.models.slide_resnet import (
 )
 from counterstain.models.transmil import TransMIL, TransMILSettings
 from counterstain.testing.slide_networks import SlideNetworkContract
+
+
+class TestDSNet(SlideNetworkContract):
+    learning_steps = 15
+
+    def build(self) -> SlideNetwork:
+        return DSNet(DSNetArchitecture(self.num_features))
+
+
+class TestDSNetAsPublished(TestDSNet):
+    def build(self) -> SlideNetwork:
+        return DSNet(DSNetArchitecture(self.num_features, propagation="uhrig"))
 
 
 class TestMeanPooling(SlideNetworkContract):
@@ -49,6 +62,11 @@ class TestMultiBranchCLAM(SlideNetworkContract):
 class TestTransMIL(SlideNetworkContract):
     def build(self) -> SlideNetwork:
         return TransMIL(self.num_features, TransMILSettings(width=16, heads=2, landmarks=8))
+
+
+class TestPartsOfTransMIL(SlideNetworkContract):
+    def build(self) -> SlideNetwork:
+        return TransMIL(self.num_features, TransMILSettings(width=16, heads=2, landmarks=8, evidence="parts"))
 
 
 class TestTransMILOnTheGrid(SlideNetworkContract):

@@ -4,7 +4,7 @@
 
 Cells have no place here: any order gives the same answer. Bags are gathered from observed cells alone, so that neither
 padding nor what stands elsewhere can be seen. A slide without cells gets what the biases say. Own networks, compared with
-torchmil's in tests: that has one logit, no CLAM of several branches, no masks in TransMIL, and NaN for an empty bag.
+torchmil's in tests: that has one logit, no CLAM of several branches, a smooth SVM that mixes cells, no masks in TransMIL.
 
 Shapes: B slides, N cells of the largest bag, C channels, D width of an embedding, K classes (2), A branches of attention
 (1, shared by the classes, or K), M cells that were picked, H W rows and columns.

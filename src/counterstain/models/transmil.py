@@ -158,10 +158,10 @@ class TransMILSettings:
         dropout: Share of each attention's output dropped in training.
         positions: "squared", cells in row-major order folded into a square that its first cells fill up, as published: a
             neighbour there may be far away on the slide. Or "grid", cells where they are on the slide (ours).
-        evidence: "parts", what each cell adds to the slide's log-odds by way of the class token's last attention:
-            attention times value, as the classifier sees it with the last norm's deviation held (ours). Or bare
-            "attention" of that token, mean over heads, as published; Nystrom's approximation can go below 0. Both compare
-            cells of one slide, not cells of different slides.
+        evidence: Bare "attention" of the class token in the last layer, mean over heads, as published; Nystrom's
+            approximation can go below 0. Or "parts", what each cell adds to the slide's log-odds by way of that attention:
+            attention times value, as the classifier sees it with the last norm's deviation held (ours: it has a sign; on
+            planted tumours neither ranked cells reliably better). Both compare cells of one slide, not of different slides.
     """
 
     width: int = 512
@@ -169,7 +169,7 @@ class TransMILSettings:
     landmarks: int = 256
     dropout: float = 0.1
     positions: Literal["squared", "grid"] = "squared"
-    evidence: AttentionEvidence = "parts"
+    evidence: AttentionEvidence = "attention"
 
 
 class TransMIL(SlideNetwork):
@@ -225,7 +225,7 @@ class TransMIL(SlideNetwork):
         squared = self.settings.positions == "squared"
         if squared:
             cells_ND = torch.cat([cells_ND, cells_ND[: _missing(len(cells_ND))]])
-        tokens_SD = self.first(torch.cat([self.class_token[None], cells_ND]))
+        tokens_SD: Tensor = self.first(torch.cat([self.class_token[None], cells_ND]))
         if len(tokens_SD) == 1:
             return tokens_SD
         side = math.isqrt(len(cells_ND))
