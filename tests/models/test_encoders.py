@@ -18,20 +18,17 @@ class Network(nn.Module):
     def __init__(self, licence):
         super().__init__()
         self.layer = nn.Conv2d(3, 5, 3)
-        self.pretrained_cfg = {"license": licence} if licence else {}
+        self.pretrained_cfg = {"license": licence, "classifier": ("head", "head_dist")} if licence else {}
     def forward(self, x):
         return self.layer(x).mean((2, 3))
 
-def create_model(name, num_classes, pretrained, checkpoint_path=""):
+def create_model(name, num_classes, pretrained):
     assert num_classes == 0
     if name == "nonsense":
         raise RuntimeError("Unknown model (nonsense)")
     if pretrained and name == "gated":
         raise OSError("401: access to this model is restricted")
-    network = Network("mit" if name == "known" else None)
-    if checkpoint_path:
-        network.load_state_dict(torch.load(checkpoint_path, weights_only=True))
-    return network
+    return Network("mit" if name == "known" else None)
 """
 DATA = """
 def resolve_model_data_config(network):
@@ -145,15 +142,18 @@ def test_a_network_of_timm_is_pooled_and_normalised_as_timm_has_it() -> None:
 
 
 @pytest.mark.usefixtures("timm")
-def test_weights_for_a_network_of_timm_may_be_a_file(tmp_path: Path) -> None:
-    one = timm_encoder("gated", untrained=True)
-    state = {name: tensor + 1 for name, tensor in one.network.state_dict().items()}  # type: ignore[union-attr]
-    torch.save(state, tmp_path / "gated.pth")
-    other = timm_encoder("gated", tmp_path / "gated.pth")
-    assert torch.equal(other.network.layer.weight, state["layer.weight"])  # type: ignore[union-attr]
+def test_weights_for_a_network_of_timm_may_be_a_file_with_a_classifier_left_over(tmp_path: Path) -> None:
+    one = timm_encoder("known", untrained=True)
+    state = {name: tensor + 1 for name, tensor in one.network.state_dict().items()}
+    write_state(tmp_path / "known.safetensors", {**state, "head.weight": torch.ones(9, 5)})
+    other = timm_encoder("known", tmp_path / "known.safetensors")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in other.network.state_dict().items())
     assert one.spec.digest != other.spec.digest
     with pytest.raises(MissingFileError):
-        timm_encoder("gated", tmp_path / "none.pth")
+        timm_encoder("known", tmp_path / "none.pth")
+    write_state(tmp_path / "short.safetensors", {"layer.weight": state["layer.weight"]})
+    with pytest.raises(WeightsError, match=r"layer\.bias"):
+        timm_encoder("known", tmp_path / "short.safetensors")
 
 
 @pytest.mark.usefixtures("timm")

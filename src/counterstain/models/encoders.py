@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from counterstain.errors import InputError, MissingExtraError
-from counterstain.files import existing, settings_hash, whole_hash
+from counterstain.files import settings_hash
 from counterstain.models.backbones import Backbone, build_backbone, load_backbone_weights
-from counterstain.models.weights import digest
+from counterstain.models.weights import digest, load_state, read_state
 from counterstain.results import EncoderSpec
 
 TIMM = "timm:"
@@ -162,34 +162,34 @@ def timm_encoder(model: str, weights: Path | None = None, *, untrained: bool = F
         MissingExtraError: When timm can't be imported.
         InputError: When timm can't build it or fetch its weights.
         MissingFileError: When the file of weights is not there.
+        WeightsError: When it does not fit; a classifier may be left over.
     """
     timm = _timm()
-    if weights is not None:
-        weights = existing(weights, "a file of weights")
-    wanted = {"num_classes": 0, "pretrained": weights is None and not untrained}
+    state = None if weights is None else read_state(weights)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_UNTRAINED_SEED)
-            network = timm.create_model(
-                model, **wanted, **({} if weights is None else {"checkpoint_path": str(weights)})
-            )
+            network = timm.create_model(model, num_classes=0, pretrained=weights is None and not untrained)
     except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"timm can't give {model!r}: {error}. timm.list_models() has the names; where weights can't be fetched, pass "
             "their file as --weights."
         ) from error
-    looks = timm.data.resolve_model_data_config(network)
-    input_px = int(looks["input_size"][-1])
+    looks: Mapping[str, Any] = timm.data.resolve_model_data_config(network)
     known: Mapping[str, Any] = getattr(network, "pretrained_cfg", None) or {}
-    state = whole_hash(weights) if weights is not None else digest(network.state_dict())
+    if state is not None:
+        heads = known.get("classifier") or ()
+        spare = [f"{head}." for head in ([heads] if isinstance(heads, str) else heads)]
+        load_state(network, state, allow_extra=spare, source=str(weights))
+    mean, std, input_px = list(looks["mean"]), list(looks["std"]), int(looks["input_size"][-1])
     spec = EncoderSpec(
         name=f"{TIMM}{model}",
         num_features=int(network.num_features),
-        digest=settings_hash("timm", model, state, input_px, list(looks["mean"]), list(looks["std"])),
+        digest=settings_hash("timm", model, digest(network.state_dict()), input_px, mean, std),
         input_px=input_px,
         licence="none needed" if untrained else str(known.get("license") or "unknown"),
     )
-    return TimmEncoder(network, list(looks["mean"]), list(looks["std"]), spec)
+    return TimmEncoder(network, mean, std, spec)
 
 
 def _timm() -> Any:
