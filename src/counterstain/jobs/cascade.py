@@ -45,6 +45,8 @@ from counterstain.slides import open_slide
 NOTE = "cascade.json"
 
 Evidence = npt.NDArray[np.float32]
+Show = Callable[[SlideMethod, Mapping[str, EncodedSlide]], dict[str, Evidence]]
+"""Evidence of encoded slides, by slide id."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,15 @@ class Picked:
     normal: tuple[tuple[int, int], ...]
 
 
-def cut_by_evidence(diagnosis: Diagnosis, job: CascadeJob) -> tuple[dict[str, Any], tuple[Failure, ...]]:
+def cut_by_evidence(
+    diagnosis: Diagnosis, job: CascadeJob, show: Show | None = None
+) -> tuple[dict[str, Any], tuple[Failure, ...]]:
     """Makes the patch set, or finishes one that was interrupted.
 
     Args:
         diagnosis: The labelled slides, those of the run among them; others are left alone.
         job: What and where.
+        show: Evidence of encoded slides; the run's own when None.
 
     Returns:
         What `cascade.json` holds, and the slides that could not be read.
@@ -138,7 +143,7 @@ def cut_by_evidence(diagnosis: Diagnosis, job: CascadeJob) -> tuple[dict[str, An
     inputs_hash = settings_hash(model_digest(job.run), [row.slide_id for row in rows], job.settings)
     _refuse_stale(job.out, inputs_hash)
     encoded = {row.slide_id: read_encoded(job.encoded / row.slide_id, method.encoder.name) for row in rows}
-    evidence = _evidence(method, encoded)
+    evidence = (show or _evidence)(method, encoded)
     limits = limits_of([evidence[row.slide_id] for row in rows if row.label == 0], job.settings)
     picks = {row.slide_id: pick(evidence[row.slide_id], row.label, limits, job.settings) for row in rows}
     if not any(one.tumour for one in picks.values()):
