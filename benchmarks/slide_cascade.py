@@ -2,11 +2,11 @@
 
     python benchmarks/slide_cascade.py STUDY.toml OUT WORK --cohort COHORT --encoded ENCODED --weights W.npz --folds 0 1
 
-STUDY and OUT are those of a finished `counterstain compare`; of each fold named, the run of DSNet labels cells of the slides
+STUDY and OUT are of a finished `counterstain compare`; of each fold named, the run of DSNet labels cells of the slides
 it learned from and validated on, SSHR learns from them, and maps the fold's own slides. Beside it: the same SSHR with true
 labels of cells (tumour where half of a cell or more lies in a drawn outline, normal where nothing does), as many of each
-slide at most; DSNet's evidence cut at the threshold that chose the cells, and at the one best on drawn validation slides; and
-all that is tissue. Dice is of pixels of the map, over slides with tumour; of the others, the share of tissue that is called
+slide at most; DSNet's evidence cut at the threshold that chose the cells, and at the best one on drawn validation slides;
+and all tissue. Dice is of pixels of the map, over slides with tumour; of the others, the share of tissue that is called
 tumour. Prints JSON.
 """
 
