@@ -5,10 +5,13 @@ import pytest
 
 from counterstain.data.cell_files import read_cells
 from counterstain.data.cohorts import CohortSlide
+from counterstain.data.encoded import LabelledSlide, SlideSet
 from counterstain.data.encoded_files import read_encoded
-from counterstain.data.features import ImportSettings
-from counterstain.errors import InputError, MissingFileError
+from counterstain.data.features import ImportSettings, import_features
+from counterstain.data.slide_sets import open_slide_set
+from counterstain.errors import InputError, MissingFileError, StaleResultError
 from counterstain.jobs.import_features import ImportJob, import_cohort, match_files
+from counterstain.results import Classes
 from counterstain.testing.encoding import write_tissue
 from counterstain.testing.feature_files import write_trident
 
@@ -84,3 +87,18 @@ def test_what_can_not_be_matched_is_refused(tmp_path: Path) -> None:
     (folder / "one" / "a.hdf5").write_bytes((folder / "one" / "a.h5").read_bytes())
     with pytest.raises(InputError, match="suffix alone"):
         match_files(folder / "one")
+
+
+def test_slides_of_one_magnification_make_one_set_and_others_do_not(tmp_path: Path) -> None:
+    def opened(*all_mpp: float) -> SlideSet:
+        slides = []
+        for mpp in all_mpp:
+            folder = tmp_path / "out" / str(mpp)
+            import_features(write_features(tmp_path / "a.h5"), folder, settings=ImportSettings(mpp=mpp))
+            slides.append(LabelledSlide(str(mpp), str(mpp), 0, folder))
+        classes = Classes(("normal", "tumour"), ((0, 0, 0), (255, 0, 0)), "normal")
+        return open_slide_set("imported", classes, slides, "uni_v1")
+
+    assert len(opened(0.2273, 0.25, 0.2526).slides) == 3
+    with pytest.raises(StaleResultError, match="different ways"):
+        opened(0.25, 0.5)

@@ -25,6 +25,8 @@ from counterstain.results import SlideRecord
 
 CELLS = "cells.zarr"
 
+_SAME_SIZE = 1.2  # patches of "20x" are 256 pixels of 0.45 to 0.53 um, and pass for one size in every tool
+
 _FORMAT, _VERSION = "counterstain.cells", 1
 
 
@@ -63,6 +65,15 @@ class CellGrid:
         scale, origin = (frame.downsample_x, frame.downsample_y), (frame.origin.x, frame.origin.y)
         corners: npt.NDArray[np.float64] = self.cells_N2[:, ::-1] * np.array(scale) + np.array(origin)
         return corners
+
+
+def are_cells_alike(one_um: float, other_um: float) -> bool:
+    """Whether cells of two sizes may stand in one set.
+
+    Cells that were cut here have one size exactly; imported ones were cut by magnification, and differ by some per cent
+    from scanner to scanner.
+    """
+    return max(one_um, other_um) <= _SAME_SIZE * min(one_um, other_um)
 
 
 def write_cells(folder: Path, grid: CellGrid) -> None:

@@ -6,6 +6,7 @@ Does not know: how slides are labelled or encoded, networks.
 from collections.abc import Sequence
 from pathlib import Path
 
+from counterstain.data.cell_files import are_cells_alike
 from counterstain.data.diagnosis import DiagnosisSlide
 from counterstain.data.encoded import LabelledSlide, SlideSet
 from counterstain.data.encoded_files import FeatureHeader, read_header
@@ -50,7 +51,7 @@ def open_slide_set(name: str, classes: Classes, slides: Sequence[LabelledSlide],
     others = [
         f"{slide.slide_id}: {_told(header)}"
         for slide, header in zip(slides, headers, strict=True)
-        if (header.encoder, header.cell_um) != (first.encoder, first.cell_um)
+        if header.encoder != first.encoder or not are_cells_alike(header.cell_um, first.cell_um)
     ]
     if others:
         raise StaleResultError(

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from counterstain import __version__, log
-from counterstain.data.cell_files import read_cells
+from counterstain.data.cell_files import are_cells_alike, read_cells
 from counterstain.data.cohorts import CohortSlide, Dropped
 from counterstain.data.encoded import EncodedSlide
 from counterstain.data.encoded_files import FeatureHeader, read_encoded, read_header
@@ -173,7 +173,7 @@ def _encoded(slide: Slide, slide_id: str, job: DiagnoseJob) -> FeatureHeader:
     else:
         header = read_header(folder, wanted.name)
         _refuse_others(read_cells(folder).slide, slide, folder)
-    if header.encoder.digest != wanted.digest or header.cell_um != job.method.cell_um:
+    if header.encoder.digest != wanted.digest or not are_cells_alike(header.cell_um, job.method.cell_um):
         raise InputError(
             f"{folder} holds cells of {header.cell_um:g} um as {header.encoder.name} ({header.encoder.digest[:8]}) has "
             f"them; the run learned from {job.method.cell_um:g} um and {wanted.name} ({wanted.digest[:8]}). Encode it "
