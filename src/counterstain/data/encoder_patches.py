@@ -173,7 +173,9 @@ def draw_slide_cells(slide: Slide | Path | str, settings: DrawSettings, kept: Pa
     content = file_hash(path)
     if kept is None:
         return _draw(slide, path, content, settings)
-    file = kept / f"{settings_hash(content, settings)[:16]}.npz"
+    # A resolution that the user gave stands in no file: cells of another one are other cells.
+    mpp = (slide.mpp.x, slide.mpp.y) if isinstance(slide, Slide) else None
+    file = kept / f"{settings_hash(content, settings, mpp)[:16]}.npz"
     if file.exists():
         return replace(_read(file, settings, content), names=(path.name,))
     drawn = _draw(slide, path, content, settings)
