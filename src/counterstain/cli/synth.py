@@ -107,6 +107,22 @@ def cohort(
     return _answer({"cohort": str(table)}, json)
 
 
+@app.command
+def metastases(out: Path, /, *, config: Path | None = None, settings: Any = None, json: bool = False) -> int:
+    """Write slides with metastases seen in texture, in layout or in both, with their truth; what is there is kept.
+
+    Args:
+        out: The folder to make, or one that an earlier call left unfinished.
+        config: A TOML file of settings; flags win over it.
+        settings: What the cohort is.
+        json: Answer as JSON.
+    """
+    from counterstain.synth import MetastasesSettings, write_metastases
+
+    table = write_metastases(out, _settings(MetastasesSettings, config, settings))
+    return _answer({"cohort": str(table)}, json)
+
+
 def _size(width: int | None, height: int | None) -> dict[str, Any]:
     if width is None and height is None:
         return {}
@@ -131,13 +147,20 @@ def _answer(tree: dict[str, Any], json: bool) -> int:
 
 def _with_flags() -> None:
     """Gives each command the flags of its settings; what is a table of its own is left to --config."""
-    from counterstain.synth import CohortSettings, PatchSetSettings, SlideSettings, TumourSetSettings
+    from counterstain.synth import (
+        CohortSettings,
+        MetastasesSettings,
+        PatchSetSettings,
+        SlideSettings,
+        TumourSetSettings,
+    )
 
     pairs = (
         (patches, PatchSetSettings),
         (tumours, TumourSetSettings),
         (slide, SlideSettings),
         (cohort, CohortSettings),
+        (metastases, MetastasesSettings),
     )
     for command, cls in pairs:
         twin = optional_twin(cls, without=("size", "composition", "bank", "bank_names"))

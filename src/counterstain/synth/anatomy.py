@@ -97,6 +97,7 @@ class Fields:
         normal: Normal glands, lumens included.
         fat: Fat.
         lumens: Lumens of tumour glands and of normal ones.
+        diffuse: Single tumour cells between those of whatever tissue lies there; never from `Anatomy` itself.
     """
 
     glass: Floats | None
@@ -107,6 +108,7 @@ class Fields:
     normal: Floats | None
     fat: Floats | None
     lumens: Floats | None
+    diffuse: Floats | None = None
 
     def layers(self) -> list[tuple[int, Floats | None]]:
         """(class, field) from the bottom up; stroma lies under all of them."""
@@ -114,6 +116,7 @@ class Fields:
             (NORMAL, None if self.normal is None else self.normal + np.float32(_COLLAR_UM)),
             (WHITE, self.fat),
             (LYMPHOCYTES, self.lymphocytes),
+            (TUMOUR, self.diffuse),
             (TUMOUR, self.nests),
             (NECROSIS, self.necrosis),
             (WHITE, self.lumens),
@@ -152,12 +155,12 @@ class Anatomy:
             return Fields(glass, *(None,) * 7)
         parts = self.composition
         bed = self._bed(ys, xs)
-        nests = self._nests(bed, ys, xs)
+        nests = self.nests(bed, ys, xs)
         necrosis = self._deep("necrosis", parts.necrosis, 0.3 * self.region_um, 0.04 * self.region_um, bed, ys, xs)
         fat = self._deep("fat", parts.fat, 0.42 * self.region_um, 0.06 * self.region_um, -bed, ys, xs)
         normal, normal_lumens = self._normal(bed, fat, ys, xs)
         lymphocytes = self._lymphocytes(bed, [nests, fat, normal, necrosis], ys, xs)
-        lumens = self._lumens(nests, necrosis, ys, xs)
+        lumens = self.lumens(nests, necrosis, ys, xs)
         if normal_lumens is not None:
             lumens = normal_lumens if lumens is None else np.maximum(lumens, normal_lumens)
         return Fields(glass, bed, nests, necrosis, lymphocytes, normal, fat, lumens)
@@ -192,7 +195,8 @@ class Anatomy:
         value = self._broad_at("bed", spacing, y, x) - np.float32(_threshold(self.composition.tumour))
         return value * np.float32(spacing / _SLOPE)
 
-    def _nests(self, bed: Floats, ys: Places, xs: Places) -> Floats | None:
+    def nests(self, bed: Floats, ys: Places, xs: Places) -> Floats | None:
+        """Tumour nests inside a bed; None where it is far."""
         if 0.7 * float(bed.max()) < -_FAR_UM:
             return None
         spacing = 56.0
@@ -232,7 +236,8 @@ class Anatomy:
                 np.minimum(field, -other, out=field)
         return field
 
-    def _lumens(self, nests: Floats | None, necrosis: Floats | None, ys: Places, xs: Places) -> Floats | None:
+    def lumens(self, nests: Floats | None, necrosis: Floats | None, ys: Places, xs: Places) -> Floats | None:
+        """Lumens inside nests; None where there are none."""
         glands = self.composition.glands
         if glands <= 0 or nests is None:
             return None

@@ -9,7 +9,7 @@ Real pixels, invented neighbourhoods: good for testing slide inference on real t
 Does not know: slides, datasets.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -200,26 +200,40 @@ def _harmonised(path: Path, leader: Path) -> Pixels:
     return np.asarray(np.rint(light), np.uint8)
 
 
+@dataclass(frozen=True)
+class Graft:
+    """Cells of a bank's plane that hold the images of certain patients, which stand nowhere else.
+
+    Args:
+        patients: Whose images.
+        cells: (row, column) of the cells.
+    """
+
+    patients: frozenset[str]
+    cells: frozenset[tuple[int, int]]
+
+
 class BankPlane:
     """Tissue without end, or in pieces on glass, from real patches.
 
     Args:
         bank: The patches.
         settings: Seed, resolution and pieces; what describes synthetic tissue is not looked at.
+        graft: Images with cells of their own; None lets every image stand anywhere.
     """
 
-    def __init__(self, bank: Bank, settings: SceneSettings) -> None:
-        self.bank, self.settings = bank, settings
+    def __init__(self, bank: Bank, settings: SceneSettings, graft: Graft | None = None) -> None:
+        self.bank, self.settings, self._graft = bank, settings, graft
         area = None if settings.tissue is None else settings.tissue.scaled(settings.mpp)
         self._pieces = None if area is None else lay_out(settings.seed, area, settings.covered)
-        self._groups = [
-            [number for number, entry in enumerate(bank.entries) if entry.label == label]
-            for label in sorted({entry.label for entry in bank.entries})
-        ]
-        leader = int(np.random.default_rng(key_of(settings.seed, "leader")).integers(len(bank.entries)))
-        self._leader = bank.entries[leader].image
+        grafted = frozenset[str]() if graft is None else graft.patients
+        host = [entry for entry in bank.entries if entry.patient not in grafted]
+        self._groups = _by_label(host)
+        self._grafted = _by_label([entry for entry in bank.entries if entry.patient in grafted])
+        leader = int(np.random.default_rng(key_of(settings.seed, "leader")).integers(len(host)))
+        self._leader = host[leader].image
         overlap = bank.settings.overlap_px
-        self._pitch = Size(bank.patch.width - overlap, bank.patch.height - overlap)
+        self.pitch = Size(bank.patch.width - overlap, bank.patch.height - overlap)
 
     @property
     def mpp(self) -> float:
@@ -244,13 +258,13 @@ class BankPlane:
         labels = np.empty((len(rows), len(columns)), np.uint8)
         # The patch that weighs most at a pixel is the one whose cell, moved by half an overlap, holds it.
         half = self.bank.settings.overlap_px // 2
-        down = _runs((rows - half) // self._pitch.height)
-        across = _runs((columns - half) // self._pitch.width)
+        down = _runs((rows - half) // self.pitch.height)
+        across = _runs((columns - half) // self.pitch.width)
         chosen = self._chosen([row for row, _ in down], [column for column, _ in across])
         for (row, part), in_row in zip(down, chosen, strict=True):
-            y = rows[part] - row * self._pitch.height
+            y = rows[part] - row * self.pitch.height
             for (column, other), cell in zip(across, in_row, strict=True):
-                x = columns[other] - column * self._pitch.width
+                x = columns[other] - column * self.pitch.width
                 labels[part, other] = self._truth(*cell).take(y, axis=0).take(x, axis=1)
         glass = self._glass(rows, columns)
         if glass is not None:
@@ -258,7 +272,7 @@ class BankPlane:
         return labels
 
     def _block(self, box: Box) -> Pixels:
-        size, pitch = box.size, self._pitch
+        size, pitch = box.size, self.pitch
         rows, columns = sampled(box, self.mpp, None)
         glass = self._glass(rows, columns)
         if glass is not None and float(glass.min()) >= 1:
@@ -288,16 +302,20 @@ class BankPlane:
         hashes = hashed(key_of(self.settings.seed, "bank"), *place)
         slow = noise_at(key_of(self.settings.seed, "labels"), _REGION_CELLS, *(at.astype(np.float64) for at in place))
         # The normal distribution's likeness to the logistic one turns noise into parts of the whole.
-        groups = np.minimum(len(self._groups) / (1 + np.exp(-1.702 * slow)), len(self._groups) - 1).astype(int)
+        spread = 1 + np.exp(-1.702 * slow)
         parts, ways = again(hashes, 1), (again(hashes, 2) * 8).astype(int)
         return [
-            [(self._entry(int(group), float(part)), int(way)) for group, part, way in zip(*line, strict=True)]
-            for line in zip(groups, parts, ways, strict=True)
+            [
+                (self._entry((row, column), wide, float(part)), int(way))
+                for column, wide, part, way in zip(columns, *line, strict=True)
+            ]
+            for row, *line in zip(rows, spread, parts, ways, strict=True)
         ]
 
-    def _entry(self, group: int, part: float) -> Entry:
-        members = self._groups[group]
-        return self.bank.entries[members[int(part * len(members))]]
+    def _entry(self, cell: tuple[int, int], spread: float, part: float) -> Entry:
+        groups = self._grafted if self._graft is not None and cell in self._graft.cells else self._groups
+        members = groups[int(min(len(groups) / spread, len(groups) - 1))]
+        return members[int(part * len(members))]
 
     def _image(self, entry: Entry, way: int) -> Pixels:
         pixels = _decoded(entry.image, "RGB")
@@ -323,6 +341,13 @@ class BankPlane:
         step_um = _EDGE_STEP_PX * self.mpp
         depth = lattice.finer(self._pieces.depth(lattice.rows * step_um, lattice.columns * step_um))
         return np.asarray(np.clip(0.5 - depth / _EDGE_SOFT_UM, 0, 1), np.float32)
+
+
+def _by_label(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Entries of each label, labels in order."""
+    return [
+        [entry for entry in entries if entry.label == label] for label in sorted({entry.label for entry in entries})
+    ]
 
 
 def _runs(cells: npt.NDArray[np.int64]) -> list[tuple[int, slice]]:

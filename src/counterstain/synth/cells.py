@@ -11,6 +11,8 @@ from counterstain.synth.nuclei import print_stamps, stamps_of
 from counterstain.synth.window import Window
 
 _HALF_TURN = np.float32(np.pi)
+_SPARED = 0.12  # of the cells of a tissue, inside a diffuse tumour
+_SPARSE, _SPARSER = 0.22, 0.08  # chance of a tumour nucleus at a site in stroma, calm and inflamed
 
 
 def print_cells(window: Window) -> None:
@@ -19,6 +21,7 @@ def print_cells(window: Window) -> None:
     _print_gland_nuclei(window)
     _print_lymphocytes(window)
     _print_tumour_nuclei(window)
+    _print_diffuse_nuclei(window)
     _print_debris(window)
     _print_vessels(window)
     cover = np.clip(window.nuclei * np.float32(2.2), 0, 1)
@@ -74,7 +77,7 @@ def _print_spindles(window: Window) -> None:
     depth = _bare(window, sites)
     if "fibres" in window.islands:
         depth = np.maximum(depth, window.at(window.islands["fibres"], sites))
-    sites = sites.kept((depth > 1.5) & (again(sites.hashes, 3) < 0.42))
+    sites = sites.kept((depth > 1.5) & (again(sites.hashes, 3) < 0.42) & _is_spared(window, sites))
     if len(sites):
         angle = window.directions(window.beside, sites) + _HALF_TURN / 2
         angle += np.float32(0.35) * (again(sites.hashes, 4) - np.float32(0.5))
@@ -109,7 +112,8 @@ def _print_lymphocytes(window: Window) -> None:
     for other, margin in ((window.fields.lumens, 3), (window.fields.glass, 3), (window.fields.fat, 0)):
         if other is not None:
             chance[window.at(other, sites) > -margin] = 0
-    _print_either(window, ("lymphocyte", "plasma"), sites.kept(again(sites.hashes, 3) < chance), 0.16)
+    is_kept = (again(sites.hashes, 3) < chance) & _is_spared(window, sites)
+    _print_either(window, ("lymphocyte", "plasma"), sites.kept(is_kept), 0.16)
 
 
 def _print_tumour_nuclei(window: Window) -> None:
@@ -129,6 +133,27 @@ def _print_tumour_nuclei(window: Window) -> None:
         upright = window.directions(nests, sites) + np.float32(0.5) * (again(sites.hashes, 4) - np.float32(0.5))
         angle = np.where(depth < 9, upright, angle)
     _print_atypical(window, sites, angle, 0.55 + 0.45 * window.habit.nuclei)
+
+
+def _is_spared(window: Window, sites: Sites) -> npt.NDArray[np.bool_]:
+    """Which sites keep their own cells: all outside of a diffuse tumour, few inside."""
+    if window.fields.diffuse is None:
+        return np.ones(len(sites), np.bool_)
+    return (window.at(window.fields.diffuse, sites) < 0) | (again(sites.hashes, 9) < _SPARED)
+
+
+def _print_diffuse_nuclei(window: Window) -> None:
+    """A diffuse tumour takes the places of the cells it finds: crowded in crowds of lymphocytes, sparse in stroma."""
+    if window.fields.diffuse is None:
+        return
+    sites = window.sites("diffuse nuclei", 8.8, 0.75)
+    sites = sites.kept(window.at(window.fields.diffuse, sites) > 0)
+    chance = np.full(len(sites), _SPARSE + _SPARSER * window.habit.inflamed, np.float32)
+    crowds = window.looks(window.fields.lymphocytes, "lymphocytes")
+    if crowds is not None:
+        chance = np.maximum(chance, np.clip(0.5 + window.at(crowds, sites) / 16, 0, 1))
+    sites = sites.kept(again(sites.hashes, 3) < chance)
+    _print_atypical(window, sites, _HALF_TURN * again(sites.hashes, 4), 0.7 + 0.3 * window.habit.nuclei)
 
 
 def _tumour_depth(window: Window, sites: Sites) -> Floats:

@@ -11,10 +11,11 @@ Does not know: RGB, files.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from counterstain.synth.anatomy import Anatomy, Fields, Lattice
+from counterstain.synth.anatomy import Fields, Lattice
 from counterstain.synth.cells import dust, print_cells
 from counterstain.synth.ground import cut_edge, lay_grounds
 from counterstain.synth.noise import Discs, Floats, Ints, Places, Scatter, again, key_of, noise
@@ -23,6 +24,13 @@ from counterstain.synth.window import REACH_UM, Habit, Window
 _ISLANDS = ("lymphocytes", "fibres", "necrosis", "tumour")
 _ISLAND_PITCH_UM = 125.0
 _NODE_UM = (2.0, 4.0)  # nodes of the lattice stand this far apart, at least and at most
+
+
+class Tissues(Protocol):
+    """What says where tissues lie."""
+
+    def fields(self, ys: Places, xs: Places) -> Fields:
+        """Depths at the nodes of a lattice whose rows and columns lie at these coordinates, um."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Painter:
 
     seed: int
     mpp: float
-    anatomy: Anatomy
+    anatomy: Tissues
     difficulty: float
     habit: Habit
 

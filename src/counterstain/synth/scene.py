@@ -21,7 +21,7 @@ from counterstain.results import Classes
 from counterstain.synth.anatomy import SCENE_CLASSES, Anatomy, Composition, Labels, Lattice, labels_of
 from counterstain.synth.look import Look, Pixels, sensor_noise
 from counterstain.synth.noise import Floats, Ints, key_of, noise
-from counterstain.synth.paint import Painter
+from counterstain.synth.paint import Painter, Tissues
 from counterstain.synth.pieces import lay_out
 from counterstain.synth.window import Habit
 
@@ -92,17 +92,16 @@ class Scene:
 
     Args:
         settings: What it is.
+        tissues: Where tissues lie; as the settings say when None.
     """
 
-    def __init__(self, settings: SceneSettings) -> None:
+    def __init__(self, settings: SceneSettings, tissues: Tissues | None = None) -> None:
         self.settings = settings
         patient = settings.seed if settings.patient_seed is None else settings.patient_seed
         scanner = settings.seed if settings.scanner_seed is None else settings.scanner_seed
         self.look = Look.drawn(patient, scanner, settings.variation)
-        area = None if settings.tissue is None else settings.tissue.scaled(settings.mpp)
-        pieces = None if area is None else lay_out(settings.seed, area, settings.covered)
-        anatomy = Anatomy(settings.seed, settings.composition, settings.region_um, pieces)
-        self._painter = Painter(settings.seed, settings.mpp, anatomy, settings.difficulty, Habit.drawn(patient))
+        tissues = tissues or anatomy_of(settings)
+        self._painter = Painter(settings.seed, settings.mpp, tissues, settings.difficulty, Habit.drawn(patient))
 
     @property
     def mpp(self) -> float:
@@ -177,6 +176,13 @@ class Scene:
         step_um = _LAMP_PX * self.mpp
         uneven = noise(key_of(self.settings.seed, "lamp"), _LAMP_UM, lattice.rows * step_um, lattice.columns * step_um)
         return lattice.finer(1 + np.float32(0.004) * uneven)
+
+
+def anatomy_of(settings: SceneSettings) -> Anatomy:
+    """Where the settings of a scene put tissues."""
+    area = None if settings.tissue is None else settings.tissue.scaled(settings.mpp)
+    pieces = None if area is None else lay_out(settings.seed, area, settings.covered)
+    return Anatomy(settings.seed, settings.composition, settings.region_um, pieces)
 
 
 def sampled(box: Box, own_mpp: float, mpp: float | None) -> tuple[Ints, Ints]:

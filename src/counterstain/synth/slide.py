@@ -8,7 +8,7 @@ Does not know: cohorts, patch datasets.
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -141,13 +141,16 @@ class SlideSettings:
         )
 
 
-def write_slide(path: Path, settings: SlideSettings, truth: Path | None = None) -> SlideTruth:
+def write_slide(
+    path: Path, settings: SlideSettings, truth: Path | None = None, plane: Plane | None = None
+) -> SlideTruth:
     """Writes a slide and its truth.
 
     Args:
         path: The slide.
         settings: What it is.
         truth: The GeoJSON file; beside the slide, ending in `.truth.geojson`, when None.
+        plane: What the slide shows, in its own classes; what the settings say when None.
 
     Raises:
         ExistingOutputError: When one of the files is there.
@@ -162,13 +165,14 @@ def write_slide(path: Path, settings: SlideSettings, truth: Path | None = None) 
         refuse_overwrite(output)
     settings = replace(settings, container=settings.container or _CONTAINERS.get(path.suffix.lower(), "generic"))
     pyramid = settings.pyramid()
-    layout = None if settings.layout is None or settings.bank is not None else find_layout(settings.layout)
+    is_own = settings.layout is None or settings.bank is not None or plane is not None
+    layout = None if is_own else find_layout(str(settings.layout))
     for output in outputs:
         output.parent.mkdir(parents=True, exist_ok=True)
-    with _plane(settings, path.parent) as plane:
-        wording = Wording.own(plane.classes) if layout is None else wording_of(layout)
-        write_pyramid(path, pyramid, plane.render)
-        return _write_truth(plane, settings, wording, truth, raster)
+    with _plane(settings, path.parent) if plane is None else nullcontext(plane) as shown:
+        wording = Wording.own(shown.classes) if layout is None else wording_of(layout)
+        write_pyramid(path, pyramid, shown.render)
+        return _write_truth(shown, settings, wording, truth, raster)
 
 
 @contextmanager
