@@ -78,11 +78,11 @@ class TestThumbnailResNet(SlideNetworkContract):
     learning_steps = 8
 
     def build(self) -> SlideNetwork:
-        return ThumbnailResNet(ThumbnailResNetSettings("resnet18", thumbnail_px=64))
+        return ThumbnailResNet(ThumbnailResNetSettings("resnet18", thumbnail_px=70))
 
 
 class TestCompressedResNet(SlideNetworkContract):
     learning_steps = 8
 
     def build(self) -> SlideNetwork:
-        return CompressedResNet(self.num_features, CompressedResNetSettings("resnet18", grid_cells=64))
+        return CompressedResNet(self.num_features, CompressedResNetSettings("resnet18", grid_cells=70))

@@ -100,10 +100,11 @@ def test_an_extent_is_where_the_slide_s_grid_lies() -> None:
 
 
 def test_places_are_enlarged_about_their_centres() -> None:
-    map_yx = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    large_PP = enlarged(map_yx)
-    assert large_PP.shape == (96, 128)
+    map_yx = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    large_PP = enlarged(map_yx, 96)
+    assert large_PP.shape == (96, 96)
     torch.testing.assert_close(large_PP[::32, ::32], map_yx)
+    assert torch.equal(enlarged(map_yx, 70), large_PP[:70, :70])
     torch.testing.assert_close(large_PP[16, 32], (map_yx[0, 1] + map_yx[1, 1]) / 2)
     assert torch.equal(large_PP[65:, 0], large_PP[64, 0].expand(31))
 
@@ -137,7 +138,7 @@ def test_evidence_is_grad_cam_of_the_log_odds(which: str) -> None:
     torch.testing.assert_close(places_yx.mean(), log_odds)
     evidence_HW = network.evidence(slide)[0]
     torch.testing.assert_close(
-        evidence_HW, enlarged(places_yx), rtol=1e-4, atol=1e-4 * float(evidence_HW.detach().std())
+        evidence_HW, enlarged(places_yx, 64), rtol=1e-4, atol=1e-4 * float(evidence_HW.detach().std())
     )
 
 
@@ -171,11 +172,11 @@ def test_networks_say_what_they_look_at() -> None:
     assert (compressed.needs_features, compressed.needs_thumbnails) == (True, False)
 
 
-@pytest.mark.parametrize("side", [0, 32, 100])
+@pytest.mark.parametrize("side", [0, 32])
 def test_squares_that_cannot_be_used_are_refused(side: int) -> None:
-    with pytest.raises(InputError, match="multiple of 32"):
+    with pytest.raises(InputError, match="more than 32"):
         ThumbnailResNet(ThumbnailResNetSettings("resnet18", side))
-    with pytest.raises(InputError, match="multiple of 32"):
+    with pytest.raises(InputError, match="more than 32"):
         CompressedResNet(6, CompressedResNetSettings("resnet18", side))
 
 

@@ -34,18 +34,19 @@ RESNETS = {"resnet18": 18, "resnet50": 50}
 _STRIDE = 32  # of the last stage
 
 
-def enlarged(map_yx: Tensor) -> Tensor:
-    """A map of the last stage at the size of the square that the network saw: (32 y, 32 x).
+def enlarged(map_yx: Tensor, side: int) -> Tensor:
+    """A map of the last stage at the size of the square that the network saw: (P, P).
 
     Place i of the stage is centred on pixel 32 i, not in the middle of 32 pixels: with odd kernels and their padding every
     stride keeps the even pixels. Pixels past the last centre repeat it.
 
     Args:
         map_yx: Float.
+        side: P, of which the stage has one place for every 32 begun.
     """
     size = [_STRIDE * (length - 1) + 1 for length in map_yx.shape]
     inner = F.interpolate(map_yx[None, None], size=size, mode="bilinear", align_corners=True)
-    return F.pad(inner, (0, _STRIDE - 1, 0, _STRIDE - 1), mode="replicate")[0, 0]
+    return F.pad(inner, (0, _STRIDE - 1, 0, _STRIDE - 1), mode="replicate")[0, 0, :side, :side]
 
 
 def extent_of(extent_HW: Tensor) -> tuple[slice, slice]:
@@ -73,11 +74,12 @@ class _ImageNetwork(SlideNetwork, ABC):
         return (logits_ByxK[..., 1] - logits_ByxK[..., 0]).float()
 
 
-def _resnet(name: str, side: int, smallest: int) -> ResNet:
+def _resnet(name: str, side: int) -> ResNet:
     if name not in RESNETS:
         raise UnknownNameError("backbone of slides", name, RESNETS)
-    if side < smallest or side % _STRIDE:
-        raise InputError(f"A square of {side} was given; a multiple of {_STRIDE} of at least {smallest} was expected.")
+    # two places along each side at least: a batch norm can't learn from one
+    if side <= _STRIDE:
+        raise InputError(f"A square of {side} was given; a side of more than {_STRIDE} was expected.")
     return ResNet(RESNETS[name])
 
 
@@ -87,7 +89,7 @@ class ThumbnailResNetSettings:
 
     Args:
         backbone: "resnet18" or "resnet50".
-        thumbnail_px: Side of the square that each thumbnail is resized to, a multiple of 32.
+        thumbnail_px: Side of the square that each thumbnail is resized to, more than 32.
         dropout: Share of the descriptor dropped in training.
     """
 
@@ -113,8 +115,7 @@ class ThumbnailResNet(_ImageNetwork):
     needs_features: ClassVar[bool] = False
 
     def __init__(self, settings: ThumbnailResNetSettings = ThumbnailResNetSettings()) -> None:
-        # two places along each side at least: a batch norm can't learn from one
-        super().__init__(_resnet(settings.backbone, settings.thumbnail_px, 2 * _STRIDE), settings.dropout)
+        super().__init__(_resnet(settings.backbone, settings.thumbnail_px), settings.dropout)
         self.needs_thumbnails = True
         self.settings = settings
 
@@ -136,7 +137,9 @@ class ThumbnailResNet(_ImageNetwork):
         for index, places_yx in enumerate(self._places(self._stage(batch))):
             rows, columns = extent_of(batch.extent_B1HW[index, 0])
             size = [rows.stop - rows.start, columns.stop - columns.start]
-            cells_11hw = F.interpolate(enlarged(places_yx)[None, None], size=size, mode="bilinear", antialias=True)
+            cells_11hw = F.interpolate(
+                enlarged(places_yx, self.settings.thumbnail_px)[None, None], size=size, mode="bilinear", antialias=True
+            )
             found_BHW[index, rows, columns] = cells_11hw[0, 0]
         return found_BHW.masked_fill(batch.observed_B1HW[:, 0] <= 0, torch.nan)
 
@@ -169,7 +172,7 @@ class CompressedResNetSettings:
 
     Args:
         backbone: "resnet18" or "resnet50".
-        grid_cells: Side of the square that each grid is laid into, a multiple of 32.
+        grid_cells: Side of the square that each grid is laid into, more than 32.
         dropout: Share of the descriptor dropped in training.
     """
 
@@ -196,7 +199,7 @@ class CompressedResNet(_ImageNetwork):
     """
 
     def __init__(self, num_features: int, settings: CompressedResNetSettings = CompressedResNetSettings()) -> None:
-        super().__init__(_resnet(settings.backbone, settings.grid_cells, 2 * _STRIDE), settings.dropout)
+        super().__init__(_resnet(settings.backbone, settings.grid_cells), settings.dropout)
         self.settings = settings
         self.backbone.conv1 = nn.Conv2d(num_features, 64, 7, 2, 3, bias=False)
         nn.init.kaiming_normal_(self.backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -210,8 +213,8 @@ class CompressedResNet(_ImageNetwork):
             rows, columns = extent_of(batch.extent_B1HW[index, 0])
             size = (rows.stop - rows.start, columns.stop - columns.start)
             inside_rows, inside_columns = self._inside(size)
-            inside_11hw = enlarged(places_yx)[None, None, inside_rows, inside_columns]
-            found_BHW[index, rows, columns] = F.interpolate(inside_11hw, size=size, mode="bilinear")[0, 0]
+            inside_hw = enlarged(places_yx, self.settings.grid_cells)[inside_rows, inside_columns]
+            found_BHW[index, rows, columns] = F.interpolate(inside_hw[None, None], size=size, mode="bilinear")[0, 0]
         return found_BHW.masked_fill(batch.observed_B1HW[:, 0] <= 0, torch.nan)
 
     def _stage(self, batch: SlideBatch) -> Tensor:
