@@ -12,8 +12,9 @@ Does not know: slides, encoders, folds.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+from counterstain.data.encoded import SlideSet
 from counterstain.methods.slide_config import SlideConfig
 from counterstain.methods.slide_method import SlideMethod
 from counterstain.models import bags, slide_resnet, transmil
@@ -133,10 +134,16 @@ class Thumbnail(SlideMethod):
 
     @classmethod
     def build_network(cls, config: Any, num_features: int) -> SlideNetwork:
-        network = slide_resnet.ThumbnailResNet(config)
+        return slide_resnet.ThumbnailResNet(config)
+
+    @classmethod
+    def create(cls, config: Any, slides: SlideSet, seed: int) -> Self:
+        method = super().create(config, slides, seed)
         if config.weights is not None:
-            network.start_from(config.weights)
-        return network
+            assert isinstance(method.network, slide_resnet.ThumbnailResNet)
+            audit = method.network.start_from(config.weights)
+            method.pretrained = {"weights_digest": audit.digest}
+        return method
 
 
 @dataclass(frozen=True)

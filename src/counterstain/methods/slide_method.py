@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from counterstain.data.encoded import EncodedSlide, LabelledSlide, SlideSet
 from counterstain.errors import InputError, SplitError
-from counterstain.files import settings_hash, write_json
+from counterstain.files import settings_hash, whole_hash, write_json
 from counterstain.methods.artefacts import open_run, read_model, save_model
 from counterstain.methods.base import Method
 from counterstain.methods.device import on_device
@@ -134,7 +134,11 @@ class SlideMethod(Method):
         _refuse_bad_splits(train, val)
         training = asdict(settings)
         training.pop("num_workers")
-        digest = settings_hash(self.name, asdict(self.config), training, train.digest(), val.digest())
+        # files by what they hold: where they lie changes nothing
+        settings_of = {
+            name: whole_hash(value) if isinstance(value, Path) else value for name, value in asdict(self.config).items()
+        }
+        digest = settings_hash(self.name, settings_of, training, train.digest(), val.digest())
         tree = {"method": self.name, "settings": to_tree(self.config), "training": to_tree(settings)}
         tree["data"] = {
             "name": train.name,
@@ -190,11 +194,14 @@ class SlideMethod(Method):
         from counterstain.settings import build
 
         config = build(cls.config_type, description["config"])
+        known = description["provenance"].get("weights_digest")
         seen = Seen(EncoderSpec(**description["encoder"]), description["cell_um"])
         network = cls.build_network(config, seen.encoder.num_features)
         load_state(network, state, source="the run's model.safetensors")
         decision = Decision.from_json(description["decision"])
-        return cls(config, Classes.from_json(description["classes"]), seen, network, decision)
+        method = cls(config, Classes.from_json(description["classes"]), seen, network, decision)
+        method.pretrained = {} if known is None else {"weights_digest": known}
+        return method
 
     @property
     def encoder(self) -> EncoderSpec:
