@@ -130,7 +130,7 @@ def killed() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("batch", [0, 1, 5, 9])
+@pytest.mark.parametrize("batch", [1, 6])
 def test_a_killed_encoding_goes_on_at_its_chunk_and_ends_the_same(
     tmp_path: Path, tissue: Path, killed: ModuleType, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

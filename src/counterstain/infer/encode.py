@@ -36,6 +36,7 @@ from counterstain.files import settings_hash
 from counterstain.geometry import Frame, Size
 from counterstain.infer.cells import DEFAULT, CellSettings, keep_cells
 from counterstain.infer.heap import HeapTrimmer
+from counterstain.infer.lock import locked
 from counterstain.infer.rows import PartialRows
 from counterstain.infer.runtime import Runtime, choose_runtime, reader_threads, threads
 from counterstain.infer.stream import Cutter
@@ -115,20 +116,21 @@ def encode_slide(
     settings = settings or EncodeSettings()
     # "auto" is another precision on another machine, and a slide's features are of one precision throughout.
     runtime = choose_runtime(settings.device, settings.precision)
-    grid = keep_cells(slide, folder, cells, tissue, overwrite=settings.overwrite)
     spec = encoder.spec
-    inputs_hash = settings_hash(grid.inputs_hash, spec.digest, spec.input_px, runtime.precision)
-    if are_features_kept(folder, spec.name, inputs_hash, overwrite=settings.overwrite):
-        log.say(f"{folder}: already encoded by {spec.name}")
+    with locked(folder):
+        grid = keep_cells(slide, folder, cells, tissue, overwrite=settings.overwrite)
+        inputs_hash = settings_hash(grid.inputs_hash, spec.digest, spec.input_px, runtime.precision)
+        if are_features_kept(folder, spec.name, inputs_hash, overwrite=settings.overwrite):
+            log.say(f"{folder}: already encoded by {spec.name}")
+            return read_header(folder, spec.name)
+        chunk = settings.batch_size * max(1, _CHUNK_CELLS // settings.batch_size)
+        shape = (len(grid.cells_N2), spec.num_features)
+        with PartialRows(feature_path(folder, spec.name), inputs_hash, shape, chunk) as rows:
+            with threads(settings.num_threads):
+                _Work(slide, encoder, grid, runtime, settings).finish(rows, chunk)
+            write_features(folder, rows.rows(), grid, spec, inputs_hash)
+            rows.remove()
         return read_header(folder, spec.name)
-    chunk = settings.batch_size * max(1, _CHUNK_CELLS // settings.batch_size)
-    shape = (len(grid.cells_N2), spec.num_features)
-    with PartialRows(feature_path(folder, spec.name), inputs_hash, shape, chunk) as rows:
-        with threads(settings.num_threads):
-            _Work(slide, encoder, grid, runtime, settings).finish(rows, chunk)
-        write_features(folder, rows.rows(), grid, spec, inputs_hash)
-        rows.remove()
-    return read_header(folder, spec.name)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 The file's length says how many rows are done: a chunk is flushed to disk before the next is begun, and what a kill left of
 an unfinished one is cut off when the file is opened again. It carries the hash of its inputs in its name, so that rows of
-other inputs are never taken for a beginning. One process writes at a time, where the system can say so.
+other inputs are never taken for a beginning.
 
 Does not know: what the rows are.
 """
@@ -15,11 +15,9 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from counterstain.errors import ExistingOutputError
-
 
 class PartialRows:
-    """A file of float16 rows that is being written; a context, within which it is open and ours alone.
+    """A file of float16 rows that is being written; a context, within which it is open.
 
     Args:
         target: What the rows are to become; the partial file lies beside it.
@@ -35,23 +33,12 @@ class PartialRows:
         self._row_bytes = 2 * shape[1]
 
     def __enter__(self) -> Self:
-        """Opens the file, and removes those of other inputs.
-
-        Raises:
-            ExistingOutputError: When another process is writing it.
-        """
+        """Opens the file, and removes those of other inputs."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for other in self.path.parent.glob(self._others):
             if other != self.path:
                 other.unlink(missing_ok=True)
         self._file = self.path.open("ab")
-        try:
-            _lock(self._file.fileno())
-        except BlockingIOError as error:
-            self._file.close()
-            raise ExistingOutputError(
-                f"{self.path} is being written by another process. Wait for it, or give another output folder."
-            ) from error
         self._file.truncate(self.num_done * self._row_bytes)
         return self
 
@@ -81,11 +68,3 @@ class PartialRows:
         """Deletes the file, once the rows are where they belong."""
         self._file.close()
         self.path.unlink(missing_ok=True)
-
-
-def _lock(handle: int) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows, which has no such locks
-        return
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
