@@ -19,22 +19,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from counterstain.errors import InputError, UnknownNameError
-from counterstain.models.slide_network import SlideBatch, SlideNetwork
-from counterstain.models.sparse import (
-    NormKind,
-    Propagation,
-    SparseConv,
-    Support,
-    masked_max,
-    masked_max_pool,
-    masked_mean,
-    masked_norm,
-    unpool,
+from counterstain.models.attribution import OrdinaryCells, integrated_evidence
+from counterstain.models.dsnet_blocks import (
+    ConcurrentBottleneck,
+    Excitation,
+    MultiScale,
+    Projection,
+    SlideHead,
+    SparseUnit,
 )
+from counterstain.models.slide_network import SlideBatch, SlideNetwork
+from counterstain.models.sparse import NormKind, Propagation, SparseConv, Support, masked_mean
 from counterstain.models.thumbnails import check_levels, stack_levels
 
 Streams = Literal["both", "local", "regional"]
-EvidenceKind = Literal["grad_cam", "grad_x_act"]
+EvidenceKind = Literal["grad_cam", "integrated"]
 
 LOCAL_WIDTHS = (128, 144, 224, 256, 320)
 LOCAL_STRIDES = (2, 1, 2, 1)
@@ -43,8 +42,6 @@ REGIONAL_STRIDES = (1, 2, 2, 1)
 """Table I, by rows; the first width is what goes in."""
 
 _DEEP, _LAST = 320, 640
-_ATTENTION_RATIO = 16
-_SLOPE = 0.01
 _COARSENESS = 4
 """Cells of V to a cell of the coarse grid, along each side."""
 
@@ -72,8 +69,8 @@ class DSNetArchitecture:
         concurrent_bottleneck: False has one 5x5 convolution in place of each bottleneck, with eleven times its parameters.
         spatial_bottleneck: Whether bottlenecks halve their grid within.
         mask_thumbnail: Whether thumbnails are blank where no cell was observed.
-        evidence_kind: "grad_cam" as in the paper; "grad_x_act" is what each cell adds to the difference of the logits, to
-            first order.
+        evidence_kind: "grad_cam" as in the paper, on coarse cells; "integrated" is what each cell adds to the difference of
+            the logits, see `integrated_evidence`, for sixteen passes a slide.
 
     Raises:
         InputError: When a number can't be used; `UnknownNameError` for names.
@@ -124,183 +121,6 @@ class DSNetArchitecture:
         return self.streams == "both" and self.stream_attention
 
 
-class SparseUnit(nn.Module):
-    """A sparse convolution, its norm and, where wanted, a leaky rectifier.
-
-    Args:
-        conv: Its channels are the norm's.
-        norm: Which one.
-        is_rectified: Whether the rectifier follows.
-    """
-
-    def __init__(self, conv: SparseConv, norm: NormKind, is_rectified: bool = True) -> None:
-        super().__init__()
-        self.conv, self.norm = conv, masked_norm(norm, len(conv.weight))
-        self.is_rectified = is_rectified
-
-    def forward(self, x_BCHW: Tensor, support: Support) -> tuple[Tensor, Support]:
-        """Features and their support."""
-        x_BChw, support = self.conv(x_BCHW, support)
-        y_BChw = self.norm(x_BChw, support.observed_B1HW)
-        return (F.leaky_relu(y_BChw, _SLOPE) if self.is_rectified else y_BChw), support
-
-
-class SeparableUnit(nn.Module):
-    """A depthwise sparse convolution, then a 1x1 one with norm and rectifier, of as many channels.
-
-    Args:
-        channels: Before and after.
-        kernel: Odd.
-        stride: At least 1.
-        norm: Which one.
-    """
-
-    def __init__(self, channels: int, kernel: int, stride: int, norm: NormKind) -> None:
-        super().__init__()
-        self.depthwise = SparseConv(channels, channels, kernel, stride, is_depthwise=True)
-        self.pointwise = SparseUnit(SparseConv(channels, channels), norm)
-
-    def forward(self, x_BCHW: Tensor, support: Support) -> tuple[Tensor, Support]:
-        """Features and their support."""
-        return self.pointwise(*self.depthwise(x_BCHW, support))  # type: ignore[no-any-return]
-
-
-class MultiScale(nn.Module):
-    """1x1, then depthwise 3x3, 5x5 and 7x7 side by side with a 1x1 each, then a 1x1 over all three.
-
-    Args:
-        in_channels: C before.
-        out_channels: C after.
-        stride: Of the depthwise convolutions.
-        architecture: Gives ratio, shortcut and norm.
-
-    Source: DSNet, arXiv 2109.05788, section III-D and Fig. 3.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int, architecture: DSNetArchitecture) -> None:
-        super().__init__()
-        narrow, norm = out_channels // architecture.ratio_ms, architecture.norm
-        self.enter = SparseUnit(SparseConv(in_channels, narrow), norm)
-        self.scales = nn.ModuleList(SeparableUnit(narrow, kernel, stride, norm) for kernel in (3, 5, 7))
-        has_shortcut = architecture.multi_scale_shortcut
-        self.leave = SparseUnit(SparseConv(3 * narrow, out_channels), norm, is_rectified=not has_shortcut)
-        self.shortcut = _shortcut(in_channels, out_channels, stride, norm) if has_shortcut else None
-
-    def forward(self, x_BCHW: Tensor, support: Support) -> tuple[Tensor, Support]:
-        """Features and their support."""
-        inner_BCHW, _ = self.enter(x_BCHW, support)
-        found = [scale(inner_BCHW, support) for scale in self.scales]
-        after = found[-1][1]
-        y_BChw, _ = self.leave(torch.cat([scale_BChw for scale_BChw, _ in found], dim=1), after)
-        if self.shortcut is not None:
-            y_BChw = F.leaky_relu(y_BChw + self.shortcut(x_BCHW, support)[0], _SLOPE)
-        return y_BChw, after
-
-
-class ConcurrentBottleneck(nn.Module):
-    """Fewer channels and, within, fewer cells: 1x1, 2x2 max pool, 5x5, enlargement, 5x5, 1x1; and a 1x1 shortcut.
-
-    Args:
-        in_channels: C before.
-        out_channels: C after.
-        stride: Of the second 5x5 convolution, and of the shortcut.
-        architecture: Gives ratio, norm, and what is left out.
-
-    Source: DSNet, arXiv 2109.05788, section III-C and Fig. 3.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int, architecture: DSNetArchitecture) -> None:
-        super().__init__()
-        narrow, norm = out_channels // architecture.ratio_cb, architecture.norm
-
-        def wide_window(stride: int) -> nn.Module:
-            if architecture.separable:
-                return SeparableUnit(narrow, 5, stride, norm)
-            return SparseUnit(SparseConv(narrow, narrow, 5, stride), norm)
-
-        self.enter = SparseUnit(SparseConv(in_channels, narrow), norm)
-        self.between, self.afterwards = wide_window(1), wide_window(stride)
-        self.leave = SparseUnit(SparseConv(narrow, out_channels), norm, is_rectified=False)
-        self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
-        self.is_spatial = architecture.spatial_bottleneck
-
-    def forward(self, x_BCHW: Tensor, support: Support) -> tuple[Tensor, Support]:
-        """Features and their support."""
-        inner_BCHW, inner = self.enter(x_BCHW, support)
-        if self.is_spatial:
-            pooled_BChw = masked_max_pool(inner_BCHW, inner.observed_B1HW)
-            coarse_BChw, coarse = self.between(pooled_BChw, inner.pooled())
-            inner = coarse.enlarged(inner)
-            inner_BCHW = unpool(coarse_BChw, inner.observed_B1HW)
-        else:
-            inner_BCHW, inner = self.between(inner_BCHW, inner)
-        y_BChw, after = self.leave(*self.afterwards(inner_BCHW, inner))
-        return F.leaky_relu(y_BChw + self.shortcut(x_BCHW, support)[0], _SLOPE), after
-
-
-def _shortcut(in_channels: int, out_channels: int, stride: int, norm: NormKind) -> SparseUnit:
-    return SparseUnit(SparseConv(in_channels, out_channels, stride=stride), norm, is_rectified=False)
-
-
-class Projection(nn.Module):
-    """Embeddings of any width, normalised cell by cell and projected to the width that the bottlenecks take.
-
-    Args:
-        num_features: C before.
-
-    Source: ours, for other encoders than the paper's; all after it stays as it is.
-    """
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.conv = SparseConv(num_features, LOCAL_WIDTHS[0])
-
-    def forward(self, x_BCHW: Tensor, support: Support) -> Tensor:
-        """(B, 128, H, W)."""
-        # neither factors nor shifts: the projection would undo them, and shifts would leak off the mask
-        normed_BHWC = F.layer_norm(x_BCHW.movedim(1, -1), x_BCHW.shape[1:2])
-        projected: Tensor = self.conv(normed_BHWC.movedim(-1, 1) * support.observed_B1HW, support)[0]
-        return projected
-
-
-class Excitation(nn.Module):
-    """Numbers in [0, 1] from the means of channels.
-
-    Args:
-        channels: Means that go in.
-        outputs: Numbers that come out.
-    """
-
-    def __init__(self, channels: int, outputs: int) -> None:
-        super().__init__()
-        self.squeeze = nn.Linear(channels, channels // _ATTENTION_RATIO)
-        self.excite = nn.Linear(channels // _ATTENTION_RATIO, outputs)
-
-    def forward(self, means_BC: Tensor) -> Tensor:
-        """(B, outputs)."""
-        return torch.sigmoid(self.excite(F.leaky_relu(self.squeeze(means_BC), _SLOPE)))
-
-
-class SlideHead(nn.Module):
-    """Two logits from the mean and the maximum over cells.
-
-    Args:
-        channels: Of the cells.
-        width: Between its two layers.
-    """
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.hidden, self.logits = nn.Linear(2 * channels, width), nn.Linear(width, 2)
-
-    def forward(self, x_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
-        """Logits (B, 2) float32."""
-        descriptor_BC = torch.cat([masked_mean(x_BCHW, mask_B1HW), masked_max(x_BCHW, mask_B1HW)], dim=1)
-        with torch.autocast(x_BCHW.device.type, enabled=False):  # logits are float32 whatever the cells are computed at
-            logits_B2: Tensor = self.logits(F.leaky_relu(self.hidden(descriptor_BC), _SLOPE))
-        return logits_B2
-
-
 class DSNet(SlideNetwork):
     """Logits of slides from embeddings and thumbnails, with the share of each stream and evidence for each cell.
 
@@ -320,7 +140,7 @@ class DSNet(SlideNetwork):
         self.has_local = architecture.streams != "regional"
         if self.has_local:
             is_other = architecture.num_features != LOCAL_WIDTHS[0]
-            self.projection = Projection(architecture.num_features) if is_other else None
+            self.projection = Projection(architecture.num_features, LOCAL_WIDTHS[0]) if is_other else None
             self.bottlenecks = nn.ModuleList(_bottlenecks(architecture))
         if self.needs_thumbnails:
             stem = SparseConv(3 * len(architecture.levels), REGIONAL_WIDTHS[0], kernel=7, stride=2)
@@ -330,11 +150,17 @@ class DSNet(SlideNetwork):
         self.channel_attention = Excitation(_DEEP, _DEEP) if architecture.channel_attention else None
         self.last = SparseUnit(SparseConv(_DEEP, _LAST), architecture.norm)
         self.head = SlideHead(_LAST, architecture.head_width)
+        self.ordinary = OrdinaryCells(architecture.num_features)
 
     def forward(self, batch: SlideBatch) -> Tensor:
         features_BChw, support, _ = self._cells(batch)
         logits_B2: Tensor = self.head(features_BChw, support.observed_B1HW)
         return logits_B2
+
+    def learn(self, batch: SlideBatch, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """As the contract has it; and remembers what cells of negative slides look like, for evidence."""
+        self.ordinary.follow(batch, labels_B)
+        return super().learn(batch, labels_B)
 
     @torch.no_grad()
     def streams(self, batch: SlideBatch) -> Tensor:
@@ -359,36 +185,34 @@ class DSNet(SlideNetwork):
     def evidence(self, batch: SlideBatch) -> Tensor:
         """(B, H, W) float32, by the architecture's `evidence_kind`, as in evaluation whatever the network's mode is.
 
-        It is worked out for coarse cells, after the last convolution's norm and rectifier, and enlarged bilinearly with
-        weights on observed ones alone; not scaled to the slide, so that slides can be compared.
+        Grad-CAM is worked out for coarse cells, after the last convolution's norm and rectifier, and enlarged bilinearly
+        with weights on observed ones alone; it is not scaled to the slide, so that slides can be compared.
 
         Source: DSNet, arXiv 2109.05788, section V-C: Grad-CAM (Selvaraju et al., arXiv 1610.02391) of the positive class's
-            logit; there scaled to each slide. "grad_x_act" is ours.
+            logit; there scaled to each slide. "integrated" is ours.
         """
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            with torch.no_grad():
-                features_BChw, support, _ = self._cells(batch)
-            # copies: a caller's inference mode would keep them out of any graph
-            with torch.inference_mode(False), torch.enable_grad():
-                coarse_Bhw = self._coarse_evidence(features_BChw.clone(), support.observed_B1HW.clone())
+            if self.architecture.evidence_kind == "integrated":
+                return integrated_evidence(self, batch, self.ordinary)
+            return self._grad_cam(batch)
         finally:
             for module, was_training in modes.items():
                 module.training = was_training
-        return _enlarged(coarse_Bhw, support.observed_B1HW, batch.observed_B1HW)
 
-    def _coarse_evidence(self, features_BChw: Tensor, mask_B1hw: Tensor) -> Tensor:
-        features_BChw = features_BChw.detach().requires_grad_()
-        logits_B2 = self.head(features_BChw, mask_B1hw)
-        is_paper = self.architecture.evidence_kind == "grad_cam"
-        target_B = logits_B2[:, 1] if is_paper else logits_B2[:, 1] - logits_B2[:, 0]
-        (slopes_BChw,) = torch.autograd.grad(target_B.sum(), features_BChw)
+    def _grad_cam(self, batch: SlideBatch) -> Tensor:
         with torch.no_grad():
-            if is_paper:
-                weights_BC11 = masked_mean(slopes_BChw, mask_B1hw)[:, :, None, None]
-                return F.relu((weights_BC11 * features_BChw).sum(1))
-            return (slopes_BChw * features_BChw).sum(1)
+            features_BChw, support, _ = self._cells(batch)
+        # copies: a caller's inference mode would keep them out of any graph
+        with torch.inference_mode(False), torch.enable_grad():
+            features_BChw, mask_B1hw = features_BChw.clone().requires_grad_(), support.observed_B1HW.clone()
+            positive_B = self.head(features_BChw, mask_B1hw)[:, 1]
+            (slopes_BChw,) = torch.autograd.grad(positive_B.sum(), features_BChw)
+        with torch.no_grad():
+            weights_BC11 = masked_mean(slopes_BChw, mask_B1hw)[:, :, None, None]
+            coarse_Bhw = F.relu((weights_BC11 * features_BChw).sum(1))
+            return _enlarged(coarse_Bhw, mask_B1hw, batch.observed_B1HW)
 
     def _cells(self, batch: SlideBatch) -> tuple[Tensor, Support, Tensor | None]:
         """What the head looks at (B, 640, h, w), where, and the local stream's share (B, 1) where streams are weighed."""
@@ -450,16 +274,19 @@ class DSNet(SlideNetwork):
 
 def _bottlenecks(architecture: DSNetArchitecture) -> list[nn.Module]:
     rows = zip(LOCAL_WIDTHS[:-1], LOCAL_WIDTHS[1:], LOCAL_STRIDES, strict=True)
+    ratio, norm = architecture.ratio_cb, architecture.norm
     if architecture.concurrent_bottleneck:
-        return [ConcurrentBottleneck(*row, architecture) for row in rows]
-    return [SparseUnit(SparseConv(before, after, 5, stride), architecture.norm) for before, after, stride in rows]
+        left_out = architecture.separable, architecture.spatial_bottleneck
+        return [ConcurrentBottleneck(*row, ratio, norm, *left_out) for row in rows]
+    return [SparseUnit(SparseConv(before, after, 5, stride), norm) for before, after, stride in rows]
 
 
 def _multi_scale(architecture: DSNetArchitecture) -> list[nn.Module]:
     rows = zip(REGIONAL_WIDTHS[:-1], REGIONAL_WIDTHS[1:], REGIONAL_STRIDES, strict=True)
+    ratio, norm = architecture.ratio_ms, architecture.norm
     if architecture.multi_scale:
-        return [MultiScale(*row, architecture) for row in rows]
-    return [SparseUnit(SparseConv(before, after, 3, stride), architecture.norm) for before, after, stride in rows]
+        return [MultiScale(*row, ratio, norm, architecture.multi_scale_shortcut) for row in rows]
+    return [SparseUnit(SparseConv(before, after, 3, stride), norm) for before, after, stride in rows]
 
 
 def _enlarged(coarse_Bhw: Tensor, mask_B1hw: Tensor, observed_B1HW: Tensor) -> Tensor:
