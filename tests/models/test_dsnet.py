@@ -358,11 +358,12 @@ def trained(net: DSNet, stream: str, steps: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("stream", ["local", "regional"])
 def test_the_gate_opens_for_the_stream_that_has_the_signal_and_evidence_points_at_it(stream: str) -> None:
     net = network(evidence_kind="integrated")
-    trained(net, stream, steps=150)
-    batch, labels_B, lesions_BHW = signalled(10_000, stream, num_slides=32)
+    trained(net, stream, steps=100)
+    batch, labels_B, lesions_BHW = signalled(10_000, stream, num_slides=16)
     with torch.no_grad():
         logits_B2, share_B = net.eval()(batch), net.streams(batch)
     margins_B = logits_B2[:, 1] - logits_B2[:, 0]
