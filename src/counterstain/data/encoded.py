@@ -52,6 +52,10 @@ class EncodedSlide:
             )
         if len(self.cells_N2) and not ((self.cells_N2 >= 0) & (self.cells_N2 < (height, width))).all():
             raise InputError(f"Cells lie outside a grid of {height} x {width}; encode the slide again.")
+        if (np.diff(self.cells_N2 @ np.array([width, 1], np.int64)) <= 0).any():
+            raise InputError(
+                "Cells were given twice or out of order; give each cell once, row by row, and its embedding in that order."
+            )
         if self.thumbnail_HWC is not None and self.thumbnail_HWC.shape != (
             THUMBNAIL_SCALE * height,
             THUMBNAIL_SCALE * width,

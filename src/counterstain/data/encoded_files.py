@@ -285,13 +285,11 @@ def write_encoded(
         StaleResultError: When the folder holds others and `overwrite` is not set.
     """
     grid = grid_of(slide, cell_um, record)
-    order = np.lexsort((slide.cells_N2[:, 1], slide.cells_N2[:, 0]))
-    features_NC = slide.features_NC[order]
-    inputs_hash = settings_hash(grid.inputs_hash, encoder.digest, array_hash(features_NC))
+    inputs_hash = settings_hash(grid.inputs_hash, encoder.digest, array_hash(slide.features_NC))
     if not are_cells_kept(folder, grid.inputs_hash, overwrite=overwrite):
         write_cells(folder, grid)
     if not are_features_kept(folder, encoder.name, inputs_hash, overwrite=overwrite):
-        write_features(folder, features_NC, grid, encoder, inputs_hash)
+        write_features(folder, slide.features_NC, grid, encoder, inputs_hash)
     return read_header(folder, encoder.name)
 
 
