@@ -103,6 +103,7 @@ def test_a_slide_smaller_than_a_cell_is_refused(tmp_path: Path) -> None:
 def test_what_was_kept_is_not_read_again(tmp_path: Path) -> None:
     violet, kept = painted(tmp_path / "violet.tif", (120, 60, 140)), tmp_path / "kept"
     first = draw_cells([violet], SETTINGS, kept)
+    assert draw_cells([violet], SETTINGS, kept).digest() == first.digest()
     (file,) = kept.iterdir()
     with np.load(file) as arrays:
         marked = arrays["pixels"].copy()
@@ -111,13 +112,34 @@ def test_what_was_kept_is_not_read_again(tmp_path: Path) -> None:
     again = draw_cells([violet], SETTINGS, kept)
     assert (again.pixels_NPP3[0] == 7).all(), "it came from the file"
     assert np.array_equal(again.pixels_NPP3[1:], first.pixels_NPP3[1:])
-    assert again.digest() == first.digest()
+    assert again.digest() != first.digest()
     assert again.names == first.names
     draw_cells([violet], replace(SETTINGS, seed=2), kept)
     assert len(list(kept.iterdir())) == 2, "other settings are drawn anew"
     file.write_bytes(b"half a file")
     with pytest.raises(StaleResultError, match="Remove it"):
         draw_cells([violet], SETTINGS, kept)
+
+
+def test_cells_of_another_resolution_are_other_cells(slide: Path, tmp_path: Path) -> None:
+    draws = []
+    for mpp in (MPP, 2 * MPP):
+        with open_slide(slide, mpp) as opened:
+            draws.append([draw_slide_cells(opened, SETTINGS, kept) for kept in (None, tmp_path)])
+    (fine, kept_fine), (coarse, kept_coarse) = draws
+    assert fine.digest() == kept_fine.digest()
+    assert coarse.digest() == kept_coarse.digest()
+    assert fine.digest() != coarse.digest()
+    with open_slide(slide, 2 * MPP) as opened:
+        assert draw_slide_cells(opened, SETTINGS, tmp_path).digest() == coarse.digest()
+
+
+@pytest.mark.parametrize(("share", "num"), [(0.95, 100), (0.9, 30), (0.8, 25)])
+def test_a_slide_with_enough_of_both_gives_all_cells_that_were_wanted(share: float, num: int, tmp_path: Path) -> None:
+    half = painted(tmp_path / "half.tif", (120, 60, 140), dark_part=0.5)
+    drawn = draw_slide_cells(half, replace(SETTINGS, num_per_slide=num, dark_share=share))
+    is_dark = [is_dark_cell(pixels, 178.5) for pixels in drawn.pixels_NPP3]
+    assert (len(drawn), sum(is_dark)) == (num, round(share * num))
 
 
 def test_draws_of_other_settings_are_not_joined(slide: Path) -> None:

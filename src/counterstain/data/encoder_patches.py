@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from counterstain import log
+from counterstain.data.cell_files import array_hash
 from counterstain.errors import InputError, NoTissueError, StaleResultError, UnsupportedSlideError
 from counterstain.files import atomic, file_hash, settings_hash
 from counterstain.geometry import Box, Size
@@ -97,9 +98,9 @@ class DrawnCells:
         return len(self.pixels_NPP3)
 
     def digest(self) -> str:
-        """Of what was drawn from which slides, wherever they lie."""
-        counts = np.bincount(self.slide_N, minlength=len(self.hashes)).tolist()
-        return settings_hash("cells", self.hashes, counts, self.settings)
+        """Of what was drawn from which slides, wherever they lie: at another resolution the same slide has other cells."""
+        drawn = [array_hash(array) for array in (self.slide_N, self.corners_N2, self.pixels_NPP3)]
+        return settings_hash("cells", self.hashes, drawn, self.settings)
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -249,7 +250,9 @@ def _chosen(
             f"Slide '{slide.path}' has no cell of {settings.cell_um:g} um that is darker than {settings.limit:g}. "
             "Leave it out, or raise the limit."
         )
-    most_bright = math.floor(len(dark) * (1 / settings.dark_share - 1)) if settings.dark_share else len(bright)
+    most_bright = len(bright)
+    if settings.dark_share:
+        most_bright = math.floor(len(dark) * (1 / settings.dark_share - 1) + 1e-9)  # 1 / 0.95 is no exact number
     chosen = [*dark, *bright[:most_bright]][: settings.num_per_slide]
     return [pixels for pixels, _ in chosen], [corner for _, corner in chosen]
 
