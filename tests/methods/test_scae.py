@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from counterstain.data.encoder_patches import DrawnCells, DrawSettings
-from counterstain.errors import InputError, MissingFileError, StaleResultError
+from counterstain.errors import InputError, MissingFileError, StaleResultError, UnknownNameError
 from counterstain.files import read_json
 from counterstain.methods import model_digest
 from counterstain.methods.rho import HIGH, LOW, haematoxylin, is_nuclear, recall, rho_for, search_rho
@@ -180,11 +180,33 @@ def test_what_is_no_run_of_an_s_cae_is_refused(tmp_path: Path, cells: DrawnCells
 
 
 @pytest.mark.parametrize(
-    "changes", [{"rho": 0.0}, {"learning_rate": 0.0}, {"recall": 1.0}, {"pilot_epochs": 0}, {"tau_momentum": -0.1}]
+    "changes",
+    [
+        {"rho": 0.0},
+        {"learning_rate": 0.0},
+        {"recall": 1.0},
+        {"pilot_epochs": 0},
+        {"tau_momentum": -0.1},
+        {"momentum": 0.0},
+        {"weight_decay": -1e-5},
+        {"poly_power": -0.9},
+        {"warmup_steps": -1},
+    ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(changes))):
         SCAEConfig(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", ["encoding", "decoder", "mask", "optimizer"])
+def test_unknown_names_are_refused(field: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"Unknown {field} 'papr'"):
+        SCAEConfig(**{field: "papr"})  # type: ignore[arg-type]
+
+
+def test_the_other_optimiser_has_no_momentum_to_look_ahead_along() -> None:
+    assert SCAEConfig().optimiser.nesterov
+    assert not SCAEConfig(optimizer="adamw", momentum=0.0).optimiser.nesterov
 
 
 def test_places_with_haematoxylin_are_where_nuclei_were_drawn() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterstain.errors import InputError
+from counterstain.errors import InputError, UnknownNameError
 from counterstain.models.count import count
 from counterstain.models.scae import NUM_FEATURES, SCAE, SCAEEncoder, SCAESettings, percentile
 from counterstain.models.weights import load_state
@@ -256,3 +256,9 @@ def test_a_detection_head_has_a_soft_mask_of_its_own() -> None:
 def test_settings_out_of_range_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(changes))):
         SCAESettings(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", ["encoding", "decoder", "mask"])
+def test_unknown_names_are_refused(field: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"Unknown {field} 'hrad'"):
+        SCAESettings(**{field: "hrad"})  # type: ignore[arg-type]

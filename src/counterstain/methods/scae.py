@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 
 from counterstain import log
 from counterstain.data.encoder_patches import DrawnCells
-from counterstain.errors import InputError
+from counterstain.errors import InputError, UnknownNameError
 from counterstain.files import atomic, read_json, settings_hash, write_json
 from counterstain.methods.artefacts import model_digest, open_run, read_model, save_model
 from counterstain.methods.device import on_device
@@ -67,7 +67,7 @@ class SCAEConfig:
         warmup_steps: Over which the learning rate rises, ours; 0 is none.
 
     Raises:
-        InputError: When a number is out of its range.
+        InputError: When a number is out of its range; `UnknownNameError` for names.
 
     Source: DSNet (arXiv 2109.05788), section IV-D. rho, the mask's momentum and how rho is sought are ours: the paper does
         not say.
@@ -88,8 +88,15 @@ class SCAEConfig:
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adamw"):
+            raise UnknownNameError("optimizer", self.optimizer, ("sgd", "adamw"))
         if self.learning_rate <= 0:
             raise InputError(f"Setting 'learning_rate' was given as {self.learning_rate}; it must be above 0.")
+        if self.optimizer == "sgd" and not 0 < self.momentum < 1:
+            raise InputError(f"Setting 'momentum' was given as {self.momentum}; give a number between 0 and 1.")
+        for name in ("weight_decay", "poly_power", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise InputError(f"Setting {name!r} was given as {getattr(self, name)}; it must be 0 or more.")
         if not 0 < self.recall < 1:
             raise InputError(f"Setting 'recall' was given as {self.recall}; give a share between 0 and 1.")
         if self.pilot_epochs < 1:
@@ -112,7 +119,7 @@ class SCAEConfig:
             poly_power=self.poly_power,
             warmup_steps=self.warmup_steps,
             gradient_clip=0.0,
-            nesterov=True,
+            nesterov=self.optimizer == "sgd",
         )
 
 
@@ -160,8 +167,8 @@ def train_scae(
         raise InputError("rho was to be sought for a mixed encoding, which has no mask. Give rho as a number.")
     training = asdict(settings)
     training.pop("num_workers")
-    digest = settings_hash(NAME, asdict(config), training, cells.digest())
     data = {"slides": len(cells.names), "cells": len(cells), "input_px": side, "digest": cells.digest()}
+    digest = settings_hash(NAME, asdict(config), training, data["digest"])
     tree = {"method": NAME, "settings": to_tree(config), "training": to_tree(settings), "data": data}
     if open_run(run, digest, tree):
         return load_scae(run)

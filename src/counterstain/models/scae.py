@@ -19,12 +19,12 @@ Pattern Recognition 86:188). Widths are ours: the paper gives the embedding (96 
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from counterstain.errors import InputError
+from counterstain.errors import InputError, UnknownNameError
 
 Encoding = Literal["separated", "fg", "bg", "mixed"]
 Decoder = Literal["paper", "tiny"]
@@ -55,7 +55,7 @@ class SCAESettings:
         tau_momentum: How much of the threshold each training batch leaves.
 
     Raises:
-        InputError: When a number is out of its range.
+        InputError: When a number is out of its range; `UnknownNameError` for names.
 
     Source: section III-B; table V for the encodings. Straight-through is ours: in a trial on planted nuclei it found more
         of them (recall 0.48 against 0.33) at a lower loss. rho and momentum are not given; these are ours.
@@ -68,6 +68,9 @@ class SCAESettings:
     tau_momentum: float = 0.9
 
     def __post_init__(self) -> None:
+        for field, names in {"encoding": Encoding, "decoder": Decoder, "mask": MaskMode}.items():
+            if getattr(self, field) not in get_args(names):
+                raise UnknownNameError(field, getattr(self, field), get_args(names))
         if not 0 < self.rho < 100:
             raise InputError(f"rho was given as {self.rho}; give per cent above 0 and below 100, 95 for instance.")
         if not 0 <= self.tau_momentum < 1:
