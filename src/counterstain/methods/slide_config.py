@@ -5,9 +5,13 @@ Does not know: any network.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from counterstain.errors import InputError
+from counterstain.errors import InputError, UnknownNameError
+
+Schedule = Literal["steps", "cosine"]
+Select = Literal["auroc", "last"]
+ThresholdChoice = Literal["youden", "f1", "half"]
 
 
 @dataclass(frozen=True)
@@ -17,9 +21,9 @@ class SlideConfig:
     Args:
         learning_rate: Of AdamW.
         weight_decay: Of AdamW.
-        warmup_from: The learning rate of the first step.
-        warmup_epochs: Over which it rises to `learning_rate`, in a line.
-        schedule: "steps" divides it as `drop_every` and `drop_by` say, "cosine" lets it fall to 0 at the last step.
+        warmup_from: The learning rate that the warm-up rises from, in a line.
+        warmup_epochs: Over which it rises to `learning_rate`.
+        schedule: "steps" divides it as `drop_every` and `drop_by` say, "cosine" lets it fall to 0 where training ends.
         drop_every: Epochs.
         drop_by: What "steps" divides by.
         select: Which epoch is kept: "auroc", the one with the best AUROC on the validation slides, or "last". What was
@@ -31,7 +35,7 @@ class SlideConfig:
         threshold: How the threshold of a decision is chosen on the validation slides: "youden", "f1", or "half" for 0.5.
 
     Raises:
-        InputError: When a number is out of its range.
+        InputError: When a number is out of its range; `UnknownNameError` for names.
 
     Source: DSNet (arXiv 2109.05788), section IV-D b: AdamW, 1e-4 with a warm-up from 1e-6, divided by 5 every 30 epochs,
         weight decay 1e-5, flips, quarter turns, crops of at most 7. The length of the warm-up is ours. The paper keeps the
@@ -42,17 +46,20 @@ class SlideConfig:
     weight_decay: float = 1e-5
     warmup_from: float = 1e-6
     warmup_epochs: int = 5
-    schedule: Literal["steps", "cosine"] = "steps"
+    schedule: Schedule = "steps"
     drop_every: int = 30
     drop_by: float = 5.0
-    select: Literal["auroc", "last"] = "auroc"
+    select: Select = "auroc"
     balance: bool = False
     turn: bool = True
     crop_cells: int = 7
     error: float = 0.1
-    threshold: Literal["youden", "f1", "half"] = "youden"
+    threshold: ThresholdChoice = "youden"
 
     def __post_init__(self) -> None:
+        for field, names in {"schedule": Schedule, "select": Select, "threshold": ThresholdChoice}.items():
+            if getattr(self, field) not in get_args(names):
+                raise UnknownNameError(field, getattr(self, field), get_args(names))
         if self.learning_rate <= 0 or not 0 <= self.warmup_from <= self.learning_rate:
             raise InputError(
                 f"A learning rate of {self.learning_rate} with a warm-up from {self.warmup_from} was given; the second "
