@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from counterstain.methods.slide_config import SlideConfig
-from counterstain.metrics.calibration import fit_temperature
-from counterstain.metrics.conformal import conformal_thresholds
+from counterstain.metrics.calibration import calibrated, fit_temperature
+from counterstain.metrics.conformal import ABSTAINED, conformal_thresholds, decide, prediction_sets
 from counterstain.metrics.decisions import choose_threshold
 from counterstain.results import Classes, SlideScore
 
@@ -25,7 +25,7 @@ class Decision:
 
     Args:
         temperature: What it is divided by before the sigmoid; 1 is uncalibrated.
-        threshold: The probability from which the decision is the positive class.
+        threshold: The probability from which reports call a slide positive; where no error was promised, the decision, too.
         error: What part of each class the prediction sets may miss; None where nothing was promised.
         reach: For the negative and the positive class, the largest 1 - p(class) at which it is not ruled out; None rules
             nothing out, since there were too few validation slides to promise anything.
@@ -50,7 +50,7 @@ class Decision:
             config: The promised error, and how the threshold is chosen.
         """
         temperature = fit_temperature(margins_N, labels_N)
-        probability_N = probability(margins_N, temperature)
+        probability_N = calibrated(margins_N, temperature)
         reach = conformal_thresholds(probability_N, labels_N, config.error)
         negative, positive = (value if math.isfinite(value) else None for value in reach)
         threshold = 0.5 if config.threshold == "half" else choose_threshold(probability_N, labels_N, config.threshold)
@@ -62,16 +62,15 @@ class Decision:
 
         Where an error was promised, the decision is None unless exactly one class can't be ruled out.
         """
-        p = float(probability(np.array([margin], np.float64), self.temperature)[0])
-        decision: str | None = classes.names[int(p >= self.threshold)]
+        p_1 = calibrated([margin], self.temperature)
+        p = float(p_1[0])
         if self.error is None:
-            return SlideScore(slide_id, p, margin, decision)
-        held = tuple(
-            name
-            for name, against, reach in zip(classes.names, (p, 1 - p), self.reach, strict=True)
-            if reach is None or against <= reach
-        )
-        return SlideScore(slide_id, p, margin, held[0] if len(held) == 1 else None, held)
+            return SlideScore(slide_id, p, margin, classes.names[int(p >= self.threshold)])
+        negative, positive = (math.inf if reach is None else reach for reach in self.reach)
+        sets_12 = prediction_sets(p_1, (negative, positive))
+        held = tuple(name for name, is_held in zip(classes.names, sets_12[0].tolist(), strict=True) if is_held)
+        decided = int(decide(sets_12)[0])
+        return SlideScore(slide_id, p, margin, None if decided == ABSTAINED else classes.names[decided], held)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
@@ -81,9 +80,3 @@ class Decision:
     def from_json(cls, tree: dict[str, Any]) -> Self:
         """The decision that `to_json` wrote."""
         return cls(**{**tree, "reach": tuple(tree["reach"]), "counts": tuple(tree["counts"])})
-
-
-def probability(margins_N: Floats, temperature: float) -> npt.NDArray[np.float64]:
-    """Of the positive class, in [0, 1]: sigmoid(margin / temperature)."""
-    result: npt.NDArray[np.float64] = 0.5 * (1 + np.tanh(0.5 * np.asarray(margins_N, np.float64) / temperature))
-    return result
