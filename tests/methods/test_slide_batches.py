@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from counterstain.data.encoded import EncodedSlide
 from counterstain.data.encoded_files import read_encoded
 from counterstain.errors import InputError
+from counterstain.geometry import Frame, Point, Size
 from counterstain.methods.slide_batches import EpochShuffle, GridSlide, SlideItems, augmented, collate
 from counterstain.methods.slide_config import SlideConfig
 from counterstain.testing.encoded_slides import EncodedSlides, write_encoded_slides
@@ -48,6 +50,23 @@ def test_what_was_observed_is_never_cropped_away_altogether() -> None:
     )
 
 
+def encoded(features: np.ndarray) -> EncodedSlide:
+    frame = Frame(Point(0, 0), 1, 1, Size(len(features), 1))
+    return EncodedSlide(features, np.array([[0, column] for column in range(len(features))], np.int32), frame, None)
+
+
+def test_embeddings_keep_the_precision_they_were_encoded_in() -> None:
+    large, small = np.array([[7e4], [1e-9]], np.float32), np.array([[0.1], [2.0]], np.float16)
+    assert GridSlide.of(encoded(small)).features_HWC.dtype == np.float16
+    assert collate([GridSlide.of(encoded(large))]).features_BCHW[0, 0, 0].tolist() == large[:, 0].tolist()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_embeddings_that_are_no_numbers_are_refused(wrong: float) -> None:
+    with pytest.raises(InputError, match="not finite"):
+        GridSlide.of(encoded(np.array([[0.5], [wrong]], np.float32)))
+
+
 def test_all_eight_ways_to_lay_a_slide_come() -> None:
     config = SlideConfig(crop_cells=0)
     ways = {augmented(marked(3, 4), config, np.random.default_rng(seed)).features_HWC.tobytes() for seed in range(80)}
@@ -81,7 +100,7 @@ def test_every_slide_comes_once_an_epoch_in_batches_of_like_size() -> None:
         indices = [number - epoch * len(AREAS) for number in order]
         assert sorted(indices) == list(range(len(AREAS)))
         epochs.append(indices)
-    assert epochs[0] != epochs[1] != epochs[2]
+    assert len({tuple(indices) for indices in epochs}) == 3
     batches = [epochs[0][start : start + 4] for start in range(0, 36, 4)]
     spread = np.mean([np.ptp([AREAS[index] for index in batch]) for batch in batches])
     shuffled = np.random.default_rng(1).permutation(AREAS)[:36].reshape(-1, 4)

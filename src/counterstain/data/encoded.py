@@ -73,9 +73,9 @@ class EncodedSlide:
         observed[self.cells_N2[:, 0], self.cells_N2[:, 1]] = True
         return observed
 
-    def dense_features(self) -> npt.NDArray[np.float32]:
-        """V: (H, W, C) float32, exactly 0 where nothing was observed."""
-        grid = np.zeros((*self.frame.size.shape, self.features_NC.shape[1]), np.float32)
+    def dense_features(self) -> npt.NDArray[np.floating]:
+        """V: (H, W, C) of the embeddings' dtype, exactly 0 where nothing was observed."""
+        grid = np.zeros((*self.frame.size.shape, self.features_NC.shape[1]), self.features_NC.dtype)
         grid[self.cells_N2[:, 0], self.cells_N2[:, 1]] = self.features_NC
         return grid
 

@@ -32,7 +32,7 @@ class GridSlide:
     """V, T and what was observed of one slide, as dense arrays.
 
     Args:
-        features_HWC: float16; 0 where nothing was observed.
+        features_HWC: float16 or float32, as they were encoded; 0 where nothing was observed.
         observed_HW: bool.
         thumbnail_HWC: (2H, 2W, 3) uint8; None where no slide was at hand.
     """
@@ -41,7 +41,7 @@ class GridSlide:
 
     def __init__(
         self,
-        features_HWC: npt.NDArray[np.float16],
+        features_HWC: npt.NDArray[np.floating],
         observed_HW: npt.NDArray[np.bool_],
         thumbnail_HWC: npt.NDArray[np.uint8] | None,
     ) -> None:
@@ -49,8 +49,17 @@ class GridSlide:
 
     @classmethod
     def of(cls, slide: EncodedSlide) -> "GridSlide":
-        """The arrays of an encoded slide."""
-        return cls(slide.dense_features().astype(np.float16), slide.observed, slide.thumbnail_HWC)
+        """The arrays of an encoded slide.
+
+        Raises:
+            InputError: When an embedding is not finite.
+        """
+        if not np.isfinite(slide.features_NC).all():
+            raise InputError(
+                f"A slide of {slide.frame.size.width} x {slide.frame.size.height} cells has embeddings that are not finite. "
+                "Encode it again, in float32 where numbers are above 65504."
+            )
+        return cls(slide.dense_features(), slide.observed, slide.thumbnail_HWC)
 
     @property
     def num_bytes(self) -> int:
@@ -112,7 +121,8 @@ def collate(slides: Sequence[GridSlide]) -> SlideBatch:
         )
     features = torch.zeros(len(slides), channels, height, width)
     observed, extent = (torch.zeros(len(slides), 1, height, width) for _ in range(2))
-    thumbnails = torch.zeros(len(slides), 3, 2 * height, 2 * width) if all(has_thumbnail) else None
+    fine = THUMBNAIL_SCALE
+    thumbnails = torch.zeros(len(slides), 3, fine * height, fine * width) if all(has_thumbnail) else None
     for number, slide in enumerate(slides):
         rows, columns = slide.observed_HW.shape
         features[number, :, :rows, :columns] = _tensor(slide.features_HWC).permute(2, 0, 1)
@@ -120,7 +130,7 @@ def collate(slides: Sequence[GridSlide]) -> SlideBatch:
         extent[number, 0, :rows, :columns] = 1
         if thumbnails is not None and slide.thumbnail_HWC is not None:
             ink = 1 - _tensor(slide.thumbnail_HWC).float() / 255
-            thumbnails[number, :, : 2 * rows, : 2 * columns] = ink.permute(2, 0, 1)
+            thumbnails[number, :, : fine * rows, : fine * columns] = ink.permute(2, 0, 1)
     return SlideBatch(features, observed, extent, thumbnails)
 
 
