@@ -35,6 +35,7 @@ from counterstain.geometry import Frame
 from counterstain.infer import PredictSettings, predict_slide
 from counterstain.jobs import cascade
 from counterstain.methods import SSHR, SlideMethod, load_slide_method, model_digest
+from counterstain.methods.artefacts import read_model
 from counterstain.metrics.localisation import choose_map_threshold
 from counterstain.recipes import recipe
 from counterstain.report.crossval import FoldSets, folds_of
@@ -43,7 +44,7 @@ from counterstain.results import UNCOVERED, SlideMap
 from counterstain.settings import build, read_toml
 from counterstain.slides import open_slide
 from counterstain.training import TrainSettings
-from slide_localisation import kinds_of, mean_interval, truth_of
+from slide_localisation import kinds_of, mean_interval, run_of, truth_of
 
 Mask = npt.NDArray[np.bool_]
 
@@ -85,13 +86,7 @@ def dense_run(bench: Bench, patches: Path, run: Path) -> SSHR:
     data = open_patches(patches, "table")
     method = SSHR.create(config, data, tile_px=SETTINGS.patch_px, seed=TRAINING.seed)
     method.fit(data, run, TRAINING)
-    return SSHR.load(*_read(run))
-
-
-def _read(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    from counterstain.methods.artefacts import read_model
-
-    return read_model(run)
+    return SSHR.load(*read_model(run))
 
 
 def true_patches(bench: Bench, run: Path, out: Path) -> None:
@@ -147,7 +142,9 @@ def heat_thresholds(bench: Bench, method: SlideMethod, fold: FoldSets, limits: M
             if (share >= 0.5).any():
                 evidence.append(method.evidence(encoded))
                 truth.append(share)
-    return {"heat_map": limits["sure"], "heat_map_drawn_threshold": choose_map_threshold(evidence, truth)}
+    # what the cascade takes for tumour exceeds its limit, what is drawn reaches its threshold
+    sure = float(np.nextafter(np.float32(limits["sure"]), np.float32(np.inf)))
+    return {"heat_map": sure, "heat_map_drawn_threshold": choose_map_threshold(evidence, truth)}
 
 
 def fold_found(bench: Bench, fold: FoldSets, run: Path) -> list[dict[str, Any]]:
@@ -167,7 +164,7 @@ def fold_found(bench: Bench, fold: FoldSets, run: Path) -> list[dict[str, Any]]:
         for name, net in nets.items():
             slide_map, masks[f"sshr_{name}"], tissue = tumour_map(bench, net, work / f"sshr_{name}", slide.slide_id)
         for name, cut in cuts.items():
-            masks[name] = on_frame(evidence > cut, encoded.frame, slide_map.frame) & tissue
+            masks[name] = on_frame(evidence >= cut, encoded.frame, slide_map.frame) & tissue
         masks["all_tissue"] = tissue
         truth = bench.truth(slide.slide_id, slide_map.frame)
         rows.append(
@@ -233,7 +230,7 @@ def main() -> None:
     minutes = {}
     for fold in folds_of(slides, replace(study.folds, repeats=1)):
         if fold.number in given.folds:
-            run = fold.folder(given.out / variant.learner.folder) / variant.learner.folder
+            run = run_of(fold, given.out / variant.learner.folder)
             rows += fold_found(bench, fold, run)
             note = given.work / f"fold_{fold.name}" / "sshr_guessed" / "training.json"
             minutes[fold.name] = read_json(note)["minutes"]

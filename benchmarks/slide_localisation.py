@@ -28,18 +28,24 @@ from counterstain.data.diagnosis import DiagnosisSettings, diagnose
 from counterstain.data.encoded import EncodedSlide, SlideSet
 from counterstain.data.encoded_files import read_encoded
 from counterstain.data.slide_sets import labelled_slides, open_slide_set
+from counterstain.errors import InputError
 from counterstain.export import polygons_by_class, read_geojson
 from counterstain.geometry import Frame, Size
 from counterstain.methods import SlideMethod, load_slide_method
+from counterstain.methods.slide_method import patients_of
 from counterstain.metrics.lesions import LesionRules, detect, find_lesions, froc, match
 from counterstain.metrics.localisation import choose_map_threshold, map_dice, points_at_tumour, tile_auroc
 from counterstain.metrics.perturbation import deletion_curve, insertion_curve, random_order_curves
-from counterstain.report.crossval import folds_of
+from counterstain.models.dsnet import DSNet
+from counterstain.report.crossval import FoldSets, folds_of
 from counterstain.report.slide_study import SlideVariant, read_slide_study
 
 Floats = npt.NDArray[np.floating]
 
 FINE = 8  # places along each side of a cell at which the truth is looked up
+TUMOUR_FROM = 0.5
+STEPS = 10
+PERTURBED = ("deletion", "deletion_random", "insertion", "insertion_random")
 RADIUS_CELLS = 2.0  # of suppression: detections are further apart than this
 RESAMPLES = 1000
 
@@ -59,6 +65,11 @@ class Shown:
     kind: str
     evidence: Floats
     truth: Floats
+
+    @property
+    def has_tumour(self) -> bool:
+        """Whether any cell counts as tumour."""
+        return bool((self.truth >= TUMOUR_FROM).any())
 
 
 def truth_of(path: Path, frame: Frame) -> Floats:
@@ -114,11 +125,9 @@ def without_cells(encoded: EncodedSlide, kept_HW: npt.NDArray[np.bool_]) -> Enco
     )
 
 
-def perturbed(method: SlideMethod, slides: SlideSet, evidence: Mapping[str, Floats]) -> dict[str, Any]:
-    """Deletion and insertion of positive slides, relative to the whole and to the empty slide, and of random orders."""
-    areas: dict[str, list[float]] = {
-        name: [] for name in ("deletion", "deletion_random", "insertion", "insertion_random")
-    }
+def perturbed(method: SlideMethod, slides: SlideSet, evidence: Mapping[str, Floats]) -> dict[str, list[float]]:
+    """Areas of deletion and insertion, and of random orders, of each positive slide."""
+    areas: dict[str, list[float]] = {name: [] for name in PERTURBED}
     for slide in slides.slides:
         if slide.label != 1:
             continue
@@ -129,39 +138,76 @@ def perturbed(method: SlideMethod, slides: SlideSet, evidence: Mapping[str, Floa
             return method.judge("", float(logits[0, 1] - logits[0, 0])).probability
 
         for name, curve in (("deletion", deletion_curve), ("insertion", insertion_curve)):
-            areas[name].append(curve(evidence[slide.slide_id], score, 10).area)
-            random = random_order_curves(evidence[slide.slide_id], score, curve, 10, 2)
+            areas[name].append(curve(evidence[slide.slide_id], score, STEPS).area)
+            random = random_order_curves(evidence[slide.slide_id], score, curve, STEPS, 2)
             areas[f"{name}_random"].append(float(np.mean([one.area for one in random])))
-    return {name: mean_interval(values) for name, values in areas.items()}
+    return areas
 
 
-def variant_found(
-    variant: SlideVariant, slides: SlideSet, study: Any, out: Path, cohort: Path, with_deletion: bool
-) -> dict[str, Any]:
+def run_of(fold: FoldSets, folder: Path) -> Path:
+    """The run of a fold, which must have learned from the patients that the fold has now.
+
+    Raises:
+        InputError: When it did not: table or study are not those that the run was made with.
+    """
+    run = fold.folder(folder) / folder.name
+    if patients_of(run)["train"] != {slide.patient_id for slide in fold.train.slides}:
+        raise InputError(
+            f"{run} learned from other patients than the fold has. Give the table and study it was made with."
+        )
+    return run
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is looked at.
+
+    Args:
+        folds: The first repeat's.
+        out: The folder of the study's runs.
+        cohort: The folder with the truth.
+        evidence: How a network that can show several shows its evidence; None for its own way.
+        with_deletion: Whether cells are taken and given.
+    """
+
+    folds: tuple[FoldSets, ...]
+    out: Path
+    cohort: Path
+    evidence: str | None
+    with_deletion: bool
+
+
+def opened(run: Path, evidence: str | None) -> SlideMethod:
+    """The method of a run, showing its evidence as was asked."""
+    method = load_slide_method(run)
+    if evidence is not None and isinstance(method.network, DSNet):
+        method.network.architecture = replace(method.network.architecture, evidence_kind=evidence)  # type: ignore[arg-type]
+    return method
+
+
+def variant_found(variant: SlideVariant, asked: Asked) -> dict[str, Any]:
     """What a variant's evidence finds."""
-    kinds, folder = kinds_of(cohort), out / variant.learner.folder
+    kinds, folder = kinds_of(asked.cohort), asked.out / variant.learner.folder
     everything: list[Shown] = []
-    matched, dices, gone = [], [], []
-    for fold in folds_of(slides, replace(study.folds, repeats=1)):
-        method = load_slide_method(fold.folder(folder) / variant.learner.folder)
-        test, val = (shown(method, part, cohort, kinds) for part in (fold.test, fold.val))
+    dices, frocs = [], []
+    gone: dict[str, list[float]] = {name: [] for name in PERTURBED}
+    for fold in asked.folds:
+        method = opened(run_of(fold, folder), asked.evidence)
+        test, val = (shown(method, part, asked.cohort, kinds) for part in (fold.test, fold.val))
         everything += test
-        drawn = [one for one in val if (one.truth >= 0.5).any()]
-        threshold = choose_map_threshold([one.evidence for one in drawn], [one.truth for one in drawn])
-        for one in test:
-            lesions = find_lesions(one.truth, slides.cell_um, LesionRules(isolated_um=0))
-            least = float(np.nanquantile(one.evidence, 0.5))
-            matched.append(match(detect(one.evidence, RADIUS_CELLS, least), lesions))
-            if (one.truth >= 0.5).any():
-                dices.append(map_dice(one.evidence, one.truth, threshold))
-        if with_deletion:
-            gone.append(perturbed(method, fold.test, {one.slide_id: one.evidence for one in test}))
+        threshold = drawn_threshold(val)
+        dices += [map_dice(one.evidence, one.truth, threshold) for one in test if one.has_tumour]
+        frocs.append(fold_froc(test, fold.test.cell_um))
+        if asked.with_deletion:
+            for name, areas in perturbed(method, fold.test, {one.slide_id: one.evidence for one in test}).items():
+                gone[name] += areas
         log.say(f"{variant.name}: fold {fold.name} looked at")
-    positive = [one for one in everything if (one.truth >= 0.5).any()]
+    positive = [one for one in everything if one.has_tumour]
     pointing = [points_at_tumour(one.evidence, one.truth, within_cells=1) for one in positive]
-    chance = [float((one.truth[np.isfinite(one.evidence)] >= 0.5).mean()) for one in positive]
+    shares = [float((one.truth[np.isfinite(one.evidence)] >= TUMOUR_FROM).mean()) for one in positive]
     return {
         "variant": variant.name,
+        "evidence": asked.evidence or "the network's own",
         "slides": len(everything),
         "with_tumour_cells": len(positive),
         "tile_auroc": mean_interval([tile_auroc(one.evidence, one.truth) for one in positive]),
@@ -173,16 +219,26 @@ def variant_found(
             "hits": mean_interval([float(hit) for hit, _ in pointing]),
             "by_chance": float(np.mean([by_chance for _, by_chance in pointing])),
         },
-        "dice": {
-            **mean_interval(dices),
-            "all_cells": mean_interval([2 * share / (1 + share) for share in chance]),
-        },
-        "froc": froc(matched).to_json(),
-        "deletion_insertion": {
-            name: mean_interval([part[name]["estimate"] for part in gone if part[name]["estimate"] is not None])
-            for name in (gone[0] if gone else {})
-        },
+        "dice": {**mean_interval(dices), "all_cells": mean_interval([2 * share / (1 + share) for share in shares])},
+        "froc": {"mean_over_folds": float(np.mean(frocs)), "by_fold": frocs},
+        "deletion_insertion": {name: mean_interval(areas) for name, areas in gone.items() if areas},
     }
+
+
+def drawn_threshold(val: Sequence[Shown]) -> float:
+    """The threshold that is best on drawn slides that were set aside."""
+    drawn = [one for one in val if one.has_tumour]
+    return choose_map_threshold([one.evidence for one in drawn], [one.truth for one in drawn])
+
+
+def fold_froc(test: Sequence[Shown], cell_um: float) -> float:
+    """Camelyon16's figure over the slides of one fold: evidence of two models has no common unit."""
+    least = float(np.nanmedian(np.concatenate([one.evidence.ravel() for one in test])))
+    matched = [
+        match(detect(one.evidence, RADIUS_CELLS, least), find_lesions(one.truth, cell_um, LesionRules(isolated_um=0)))
+        for one in test
+    ]
+    return float(froc(matched).score)
 
 
 def main() -> None:
@@ -194,6 +250,7 @@ def main() -> None:
     parser.add_argument("--encoded", type=Path, required=True)
     parser.add_argument("--encoder", default="scae")
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--evidence", nargs="*", default=[None], help="of DSNet: grad_cam, integrated")
     parser.add_argument("--deletion", nargs="*", default=[], help="variants whose deletion and insertion are measured")
     given = parser.parse_args()
     study = read_slide_study(given.study)
@@ -204,8 +261,11 @@ def main() -> None:
             continue
         labelled = labelled_slides(diagnosis.rows, given.encoded)
         slides = open_slide_set(diagnosis.source.stem, diagnosis.classes, labelled, variant.encoder or given.encoder)
-        with_deletion = variant.name in given.deletion
-        found.append(variant_found(variant, slides, study, given.out, given.cohort, with_deletion))
+        folds = tuple(folds_of(slides, replace(study.folds, repeats=1)))
+        kinds = given.evidence if variant.learner.method == "dsnet" else [None]
+        for kind in kinds:
+            asked = Asked(folds, given.out, given.cohort, kind, variant.name in given.deletion)
+            found.append(variant_found(variant, asked))
     tree = {
         "command": command_given(),
         "date": datetime.now(UTC).date().isoformat(),
