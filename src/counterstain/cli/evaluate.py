@@ -44,7 +44,7 @@ def evaluate(
     encoded: Path | None = None,
     layout: str | None = None,
     mpp: float | None = None,
-    split: Literal["val", "test"] = "val",
+    split: Literal["val", "test"] | None = None,
     again: bool = False,
     protocol: Literal["exclude_background", "with_background"] = "exclude_background",
     gate: Literal["predicted", "truth", "none"] = "predicted",
@@ -68,8 +68,8 @@ def evaluate(
         encoder: What made the embeddings that a slides' run learned from, where it has no encoder of its own.
         encoded: A folder of encoded slides; RUN/encoded by default.
         layout: How it is laid out, where that is in doubt.
-        mpp: Microns per pixel of the images, where the dataset does not say.
-        split: val or test.
+        mpp: Microns per pixel of images or slides, where they do not say, or wrongly.
+        split: val or test; by default val for maps, and test for slides, since those of val have chosen and calibrated.
         again: Open the test split once more.
         protocol: Which pixels count: see docs/metrics.md.
         gate: Which classes a map may show: those the model judges present, those its truth holds (an oracle), or all.
@@ -90,13 +90,15 @@ def evaluate(
         from counterstain.cli.evaluate_slides import Asked, evaluate_slides
         from counterstain.methods import load_slide_method
 
-        asked = Asked(run, cohort, split, again, positive, encoder, encoded)
+        check_resolution("--mpp", mpp)
+        asked = Asked(run, cohort, split or "test", again, positive, encoder, encoded, mpp)
         return evaluate_slides(load_slide_method(run), asked, json=json)
     if data is None:
         raise InputError(
             "Nothing to score on was given. Pass --data FOLDER for maps, or --cohort TABLE.csv for slides."
         )
     check_resolution("--mpp", mpp)
+    split = split or "val"
     predict = build(PredictSettings, given(settings))
     scoring = EvaluateSettings(protocol=protocol, gate=gate, min_share=min_share)
     method, dataset = load_dense_method(run), open_patches(data, layout)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from counterstain import log
 from counterstain.cli import OK, SOME_FAILED
-from counterstain.errors import InputError, SplitError
+from counterstain.errors import InputError, SplitError, listed
 
 if TYPE_CHECKING:
     from counterstain.data.diagnosis import Diagnosis
+    from counterstain.jobs.run import Failure
     from counterstain.methods import SlideMethod
 
 
@@ -28,6 +29,8 @@ class Asked:
         positive: The table's words for the positive class.
         encoder: What made the embeddings, where the run has no encoder of its own.
         encoded: A folder of encoded slides; RUN/encoded by default.
+        mpp: um/px of the slides' level 0, where files say it wrongly or not at all; by default what the run was trained
+            with, if the table is the same.
     """
 
     run: Path
@@ -37,6 +40,7 @@ class Asked:
     positive: tuple[str, ...] = ()
     encoder: Path | None = None
     encoded: Path | None = None
+    mpp: float | None = None
 
 
 def evaluate_slides(method: "SlideMethod", asked: Asked, *, json: bool) -> int:
@@ -54,8 +58,7 @@ def evaluate_slides(method: "SlideMethod", asked: Asked, *, json: bool) -> int:
     from dataclasses import replace
 
     from counterstain.cli.predict_slides import encoder_of
-    from counterstain.data.cohorts import open_cohort
-    from counterstain.data.diagnosis import DiagnosisSettings, diagnose
+    from counterstain.cli.train_slides import labelled, recorded
     from counterstain.data.slide_sets import labelled_slides, open_slide_set
     from counterstain.files import write_json
     from counterstain.infer.cells import CellSettings
@@ -67,18 +70,28 @@ def evaluate_slides(method: "SlideMethod", asked: Asked, *, json: bool) -> int:
     from counterstain.report.diagnosis_figures import draw_diagnosis
     from counterstain.report.diagnosis_table import HEADS, summary_rows
 
-    diagnosis = diagnose(open_cohort(asked.cohort), DiagnosisSettings(positive=asked.positive or None))
+    flags = recorded(asked.run, asked.cohort)
+    diagnosis = labelled(replace(flags, positive=asked.positive or flags.positive))
     _refuse_other_classes(method, diagnosis)
     rows = [row for row in diagnosis.rows if row.split == asked.split]
     if not rows:
         raise InputError(f"'{asked.cohort}' gives no slide the split {asked.split!r}. Write it in its split column.")
     _refuse_seen(asked.run, {row.patient_id for row in rows})
     out = asked.encoded or asked.run / "encoded"
-    encoder, failures = encoder_of(method.encoder, asked.run, asked.encoder, asked.encoded), ()
+    encoder = encoder_of(method.encoder, asked.run, asked.encoder, asked.encoded)
+    failures: tuple[Failure, ...] = ()
     if encoder is not None:
-        job = EncodeJob(out=out, encoder=encoder, cells=CellSettings(cell_um=method.cell_um))
+        job = EncodeJob(
+            out=out,
+            encoder=encoder,
+            cells=CellSettings(cell_um=method.cell_um),
+            slide_mpp=asked.mpp or flags.mpp,
+            assume_mpp=flags.assume_mpp,
+        )
         failures = encode_cohort([row.entry for row in rows], job).failures
     failed = {one.slide_id for one in failures}
+    if len(failed) == len(rows):
+        raise InputError(listed("No slide could be encoded:", [f"{one.slide_id}: {one.reason}" for one in failures]))
     done = labelled_slides([row for row in rows if row.slide_id not in failed], out)
     slides = open_slide_set(diagnosis.source.stem, diagnosis.classes, done, method.encoder.name)
     if slides.encoder.digest != method.encoder.digest:

@@ -42,7 +42,10 @@ def optional_twin(cls: type[Any], without: tuple[str, ...] = ()) -> type[Any]:
             hint = str
             fields.append((field.name, Annotated[Any, parameter], None))
             continue
-        parameter = Parameter(help=help_text, show_default=False, negative_iterable="")
+        is_several = typing.get_origin(hint) is tuple and Ellipsis in typing.get_args(hint)
+        parameter = Parameter(
+            help=help_text, show_default=False, negative_iterable="", consume_multiple=is_several or None
+        )
         fields.append((field.name, Annotated[hint | None, parameter], None))
     twin = dataclasses.make_dataclass(
         f"{cls.__name__}Flags", [(name, hint, dataclasses.field(default=default)) for name, hint, default in fields]

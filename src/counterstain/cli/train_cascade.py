@@ -32,7 +32,7 @@ def cascade_verb(dense_name: str | None) -> Any:
         /,
         *,
         slide_run: Path,
-        cohort: Path,
+        cohort: Path | None = None,
         encoded: Path | None = None,
         positive: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable="")] = (),
         method: str = "cascade",
@@ -53,7 +53,7 @@ def cascade_verb(dense_name: str | None) -> Any:
         Args:
             run: The run folder to write, or to go on with.
             slide_run: The run that diagnoses slides.
-            cohort: The table of slides that it was trained with.
+            cohort: The table of slides that it was trained with; found in its run by default.
             encoded: The folder of its encoded slides; SLIDE_RUN/encoded by default.
             positive: The table's words for the positive class, where they leave a doubt.
             method: cascade.
@@ -66,10 +66,11 @@ def cascade_verb(dense_name: str | None) -> Any:
             training: How long and on what.
             json: Answer as JSON.
         """
+        from dataclasses import replace
+
         from counterstain.cli.inputs import check_resolution
+        from counterstain.cli.train_slides import labelled, recorded
         from counterstain.data import open_patches
-        from counterstain.data.cohorts import open_cohort
-        from counterstain.data.diagnosis import DiagnosisSettings, diagnose
         from counterstain.jobs.cascade import CascadeJob, cut_by_evidence
         from counterstain.settings import build, to_tree
 
@@ -80,9 +81,17 @@ def cascade_verb(dense_name: str | None) -> Any:
         known = {} if preset is None else to_tree(dense_type.presets[preset])
         config = build(dense_type.config_type, merged(known, given(settings)))
         how_long = build(TrainSettings, given(training))
-        diagnosis = diagnose(open_cohort(cohort), DiagnosisSettings(positive=positive or None))
+        flags = recorded(slide_run, cohort)
+        diagnosis = labelled(replace(flags, positive=positive or flags.positive))
         chosen = build(CascadeSettings, given(cells))
-        job = CascadeJob(slide_run, encoded or slide_run / "encoded", run / "patches", chosen, mpp, assume_mpp)
+        job = CascadeJob(
+            run=slide_run,
+            encoded=encoded or flags.encoded or slide_run / "encoded",
+            out=run / "patches",
+            settings=chosen,
+            slide_mpp=mpp or flags.mpp,
+            assume_mpp=assume_mpp or flags.assume_mpp,
+        )
         made, failures = cut_by_evidence(diagnosis, job)
         counts = {kind: sum(one[kind] for one in made["slides"].values()) for kind in ("tumour", "normal")}
         log.say(

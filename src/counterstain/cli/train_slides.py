@@ -5,7 +5,7 @@ The flags are those of the slide method that the arguments name. Preset, file an
 Does not know: how a method learns, how slides are encoded.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from counterstain.report.crossval import Learner
     from counterstain.report.learn_cohort import CohortRun, EncoderChoice
 
-_SEVERAL = Parameter(consume_multiple=True, negative_iterable="")
+RECORD = "cohort.json"
+"""In a run folder: what was said of its cohort."""
+
 _ENTRIES: dict[str, type | tuple[type, ...]] = {
     "method": str,
     "preset": str,
@@ -47,7 +49,9 @@ class CohortFlags:
         encoder: What turns cells into embeddings: scae trains one here; or the folder of a trained one, a backbone's name,
             or with --encoded the name that its files have.
         encoder_weights: A file of pretrained weights, for a backbone.
+        encoder_untrained: Whether a backbone may have random weights: a baseline that shows what noise is worth.
         encoder_preset: How an encoder learns that is trained here: paper or small.
+        encoder_cells: What it learns from in all, dealt out over the slides; the preset's by default.
         share_encoder: Whether folds share one encoder, trained on the tissue of all of them.
         encoded: A folder of slides that were encoded before; nothing is encoded then.
         folds: Parts of the patients, each scored by a model trained on the others; 0 makes no estimate. By default 5 where
@@ -68,7 +72,9 @@ class CohortFlags:
     include: tuple[str, ...] = ()
     encoder: str = "scae"
     encoder_weights: Path | None = None
+    encoder_untrained: bool = False
     encoder_preset: Literal["paper", "small"] = "small"
+    encoder_cells: int | None = None
     share_encoder: bool = False
     encoded: Path | None = None
     folds: int | None = None
@@ -124,6 +130,10 @@ def slide_verb(method_name: str) -> Any:
         name = preset or tree.get("preset", "short")
         own = merged(tree.get("settings", {}), given(settings))
         how_long = merged(tree.get("training", {}), given(training))
+        if preset is not None and flags.candidates:
+            raise InputError(
+                "--preset and --candidates were given; the folds choose the preset. Leave out one of them."
+            )
         learners = tuple(_learner(method, one, own, how_long) for one in (flags.candidates or (name,)))
         return _train(run, flags, learners, json)
 
@@ -149,25 +159,14 @@ def _learner(method: str, preset: str, settings: dict[str, Any], training: dict[
 
 def _train(run: Path, flags: CohortFlags, learners: "tuple[Learner, ...]", json: bool) -> int:
     from counterstain.cli.inputs import check_resolution
-    from counterstain.data.cohorts import open_cohort
-    from counterstain.data.diagnosis import DiagnosisSettings, diagnose
     from counterstain.files import write_json
     from counterstain.report.crossval import FoldSettings
     from counterstain.report.learn_cohort import CohortJob, learn_cohort
     from counterstain.settings import to_tree
 
-    if flags.cohort is None:
-        raise InputError("No cohort was given. Pass --cohort TABLE.csv; `counterstain check TABLE.csv` looks it over.")
     check_resolution("--mpp", flags.mpp)
     check_resolution("--assume-mpp", flags.assume_mpp)
-    settings = DiagnosisSettings(
-        cohort=flags.labels,
-        positive=flags.positive or None,
-        negative=flags.negative or None,
-        patient_is_slide=flags.patient_is_slide,
-        include=flags.include,
-    )
-    diagnosis = diagnose(open_cohort(flags.cohort, flags.root), settings)
+    diagnosis = labelled(flags)
     has_test = any(row.split == "test" for row in diagnosis.rows)
     folds = flags.folds if flags.folds is not None else (0 if has_test else 5)
     job = CohortJob(
@@ -180,8 +179,8 @@ def _train(run: Path, flags: CohortFlags, learners: "tuple[Learner, ...]", json:
         assume_mpp=flags.assume_mpp,
     )
     _say(diagnosis)
-    write_json(run / "cohort.json", to_tree(flags))
     done = learn_cohort(diagnosis, job)
+    write_json(run / RECORD, to_tree(_placed(flags)))
     failed = [{"slide": one.slide_id, "kind": one.kind, "reason": one.reason} for one in done.failures]
     if json:
         log.emit_json({"run": str(run), "estimate": done.estimate, "failed": failed, "notes": list(done.notes)})
@@ -198,17 +197,89 @@ def _say(diagnosis: "Diagnosis") -> None:
         log.say(f"  {one.what}: {one.reason}")
 
 
+def _placed(flags: CohortFlags) -> CohortFlags:
+    """The same with whole paths: other verbs read them from other folders."""
+    names = ("cohort", "root", "encoder_weights", "encoded")
+    paths = {name: value.resolve() for name in names if (value := getattr(flags, name)) is not None}
+    encoder = str(Path(flags.encoder).resolve()) if Path(flags.encoder).is_dir() else flags.encoder
+    return replace(flags, **paths, encoder=encoder)
+
+
+def recorded(run: Path, cohort: Path | None) -> CohortFlags:
+    """What was said of a cohort when a run was trained, for another verb to go by.
+
+    Args:
+        run: The run.
+        cohort: What the verb was given; None for the run's own cohort. Of another one, nothing but the words for the
+            classes is taken over.
+    """
+    from counterstain.files import read_json
+    from counterstain.settings import build
+
+    note = run / RECORD
+    flags = build(CohortFlags, read_json(note)) if note.exists() else CohortFlags()
+    if cohort is None or cohort.resolve() == flags.cohort:
+        return flags
+    return CohortFlags(cohort=cohort, positive=flags.positive, negative=flags.negative)
+
+
+def labelled(flags: CohortFlags) -> "Diagnosis":
+    """The labelled slides of a cohort.
+
+    Raises:
+        InputError: When no cohort was given, or labels leave a doubt.
+    """
+    from counterstain.data.cohorts import open_cohort
+    from counterstain.data.diagnosis import DiagnosisSettings, diagnose
+
+    if flags.cohort is None:
+        raise InputError("No cohort was given. Pass --cohort TABLE.csv; `counterstain check TABLE.csv` looks it over.")
+    settings = DiagnosisSettings(
+        cohort=flags.labels,
+        positive=flags.positive or None,
+        negative=flags.negative or None,
+        patient_is_slide=flags.patient_is_slide,
+        include=flags.include,
+    )
+    return diagnose(open_cohort(flags.cohort, flags.root), settings)
+
+
 def _encoder(flags: CohortFlags, seed: int) -> "EncoderChoice":
     from counterstain.jobs.train_encoder import EncoderTraining
     from counterstain.report.learn_cohort import EncoderChoice
 
-    return EncoderChoice(
+    training = EncoderTraining.preset(flags.encoder_preset, seed)
+    if flags.encoder_cells is not None:
+        training = replace(training, num_cells=flags.encoder_cells)
+    choice = EncoderChoice(
         name=flags.encoder,
         weights=flags.encoder_weights,
-        training=EncoderTraining.preset(flags.encoder_preset, seed),
+        is_untrained=flags.encoder_untrained,
+        training=training,
         is_shared=flags.share_encoder,
         encoded=flags.encoded,
     )
+    _refuse_idle(flags, choice)
+    return choice
+
+
+def _refuse_idle(flags: CohortFlags, choice: "EncoderChoice") -> None:
+    """Refuses flags that the chosen encoder has no use for, and a backbone that nobody gave weights."""
+    is_backbone = not choice.is_trained_here and choice.trained_run is None and choice.encoded is None
+    idle = [] if choice.is_trained_here else ["encoder_preset", "encoder_cells", "share_encoder"]
+    idle += [] if is_backbone else ["encoder_weights", "encoder_untrained"]
+    given_idle = [f"--{name.replace('_', '-')}" for name in idle if getattr(flags, name) != getattr(CohortFlags, name)]
+    if given_idle:
+        what = (
+            f"slides in {choice.encoded} are encoded already" if choice.encoded else f"the encoder is {choice.name!r}"
+        )
+        raise InputError(f"{', '.join(given_idle)} was given, and {what}. Leave it out.")
+    has_weights = flags.encoder_weights is not None or flags.encoder_untrained or choice.name.startswith("timm:")
+    if is_backbone and "/" not in choice.name and not has_weights:
+        raise InputError(
+            f"Encoder {choice.name!r} was given without weights. Pass their file as --encoder-weights, or "
+            "--encoder-untrained for random ones, or as --encoder the folder of an S-CAE's run."
+        )
 
 
 def _show(done: "CohortRun", has_test: bool) -> None:
@@ -219,7 +290,7 @@ def _show(done: "CohortRun", has_test: bool) -> None:
             "Slides scored by models that never saw their patients", list(HEADS), summary_rows(done.estimate)
         )
         log.say(f"Figures: {done.run / 'figures'}. Every slide's score: {done.run / 'scores.csv'}")
-    for note in done.notes:
+    for note in (*(done.estimate or {"warnings": ()})["warnings"], *done.notes):
         log.say(f"Note: {note}")
     if done.failures:
         log.say(f"{len(done.failures)} slides were not done:")

@@ -265,5 +265,5 @@ def _patient_notes(rows: Sequence[DiagnosisSlide], settings: DiagnosisSettings) 
     if settings.patient_is_slide:
         notes.append("Each slide counts as a patient of its own, by the user's word (--patient-is-slide).")
     if settings.cohort == "table" and 0 < undrawn < len(rows):
-        notes.append(f"{undrawn} of {len(rows)} slides have no split; folds are drawn of these alone.")
+        notes.append(f"{undrawn} of {len(rows)} slides have no split: they are learned from like those of train.")
     return notes

@@ -28,9 +28,10 @@ import numpy.typing as npt
 from counterstain import log
 from counterstain.data.diagnosis import Diagnosis, DiagnosisSlide
 from counterstain.data.encoded import EncodedSlide
-from counterstain.data.encoded_files import read_encoded
+from counterstain.data.encoded_files import feature_path, read_encoded
 from counterstain.data.images import write_image
 from counterstain.data.records import PatchDataset
+from counterstain.data.slide_sets import labelled_slides, open_slide_set
 from counterstain.data.table import TABLE, class_file_text
 from counterstain.errors import InputError, StaleResultError
 from counterstain.files import atomic, read_json, settings_hash, write_json, write_text
@@ -135,12 +136,18 @@ def cut_by_evidence(
     """
     method, sides = load_slide_method(job.run), patients_of(job.run)
     side_of = {patient: side for side, patients in sides.items() for patient in patients}
-    rows = [row for row in diagnosis.rows if row.patient_id in side_of and (job.encoded / row.slide_id).exists()]
+    rows = [row for row in diagnosis.rows if row.patient_id in side_of and _is_encoded(row, method, job)]
     if {row.label for row in rows} != {0, 1}:
         raise InputError(
-            f"'{diagnosis.source}' has too few slides that {job.run} learned from. Give the cohort it had."
+            f"'{diagnosis.source}' has too few slides that {job.run} learned from and that lie encoded in {job.encoded}. "
+            "Give the cohort it had, and as --encoded where its slides were encoded to."
         )
-    inputs_hash = settings_hash(model_digest(job.run), [row.slide_id for row in rows], job.settings)
+    slides = open_slide_set(
+        diagnosis.source.stem, method.classes, labelled_slides(rows, job.encoded), method.encoder.name
+    )
+    if slides.encoder.digest != method.encoder.digest:
+        raise InputError(f"'{job.encoded}' was encoded by another {method.encoder.name} than {job.run} learned from.")
+    inputs_hash = settings_hash(model_digest(job.run), slides.digest(), job.settings, job.slide_mpp, job.assume_mpp)
     _refuse_stale(job.out, inputs_hash)
     encoded = {row.slide_id: read_encoded(job.encoded / row.slide_id, method.encoder.name) for row in rows}
     evidence = (show or _evidence)(method, encoded)
@@ -150,6 +157,9 @@ def cut_by_evidence(
         raise InputError(
             f"No slide shows evidence of tumour above that of normal slides: {job.run} found nothing to show."
         )
+    write_json(
+        job.out / NOTE, {"inputs_hash": inputs_hash}
+    )  # first, so that a kill leaves no patches of unknown making
     with log.progress("Cutting patches", len(rows), "slides") as counter:
         work = {row.slide_id: _cut(row, picks[row.slide_id], encoded[row.slide_id], job, counter) for row in rows}
         outcomes = run_all(work, job.out / "failed")
@@ -164,6 +174,10 @@ def cut_by_evidence(
     _write_table(done, picks, side_of, method, job)
     write_json(job.out / NOTE, tree)
     return tree, outcomes.failures
+
+
+def _is_encoded(row: DiagnosisSlide, method: SlideMethod, job: CascadeJob) -> bool:
+    return feature_path(job.encoded / row.slide_id, method.encoder.name).exists()
 
 
 def _refuse_stale(out: Path, inputs_hash: str) -> None:

@@ -11,6 +11,7 @@ Does not know: how a network learns, where slides come from, figures.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from counterstain.metrics.ranking import auroc
 from counterstain.report.diagnosis import read_scores, write_scores
 from counterstain.results import ScoredSlide
 from counterstain.training import TrainSettings
+
+_NOTE = "fold.json"
 
 Encode = Callable[[SlideSet, Path], SlideSet]
 """Encodes all of a set's slides anew, given those that an encoder may learn from and a folder to do it in."""
@@ -106,7 +109,11 @@ class FoldSets:
 
     def folder(self, out: Path) -> Path:
         """Where its runs are."""
-        return out / f"repeat_{self.repeat}" / f"fold_{self.number}"
+        return _folder(out, self.repeat, self.number)
+
+
+def _folder(out: Path, repeat: int, number: int) -> Path:
+    return out / f"repeat_{repeat}" / f"fold_{number}"
 
 
 def folds_of(slides: SlideSet, settings: FoldSettings) -> Iterator[FoldSets]:
@@ -149,7 +156,7 @@ def cross_validate(
 def _fold_scores(
     fold: FoldSets, learners: Sequence[Learner], folder: Path, encode: Encode | None
 ) -> tuple[ScoredSlide, ...]:
-    note, table = folder / "fold.json", folder / "scores.csv"
+    note, table = folder / _NOTE, folder / "scores.csv"
     digest = settings_hash(
         [[one.method, one.config, one.training] for one in learners],
         fold.train.digest(),
@@ -160,9 +167,9 @@ def _fold_scores(
     if note.exists() and table.exists() and read_json(note)["digest"] == digest:
         return read_scores(table)
     if encode is not None:
-        everything = replace(fold.train, slides=(*fold.train.slides, *fold.val.slides, *fold.test.slides))
         encoded = encode(fold.train, folder / "encoder")
-        assert {one.slide_id for one in encoded.slides} >= {one.slide_id for one in everything.slides}
+        wanted = {one.slide_id for part in (fold.train, fold.val, fold.test) for one in part.slides}
+        assert wanted <= {one.slide_id for one in encoded.slides}, "what was encoded once can be encoded again"
         fold = replace(
             fold,
             train=encoded.of(one.slide_id for one in fold.train.slides),
@@ -198,14 +205,16 @@ def _best(runs: Sequence[Path], val: SlideSet) -> tuple[int, list[float]]:
     return int(np.argmax(found)), found
 
 
-def most_chosen(learners: Sequence[Learner], out: Path) -> Learner:
+def most_chosen(learners: Sequence[Learner], out: Path, settings: FoldSettings) -> Learner:
     """The learner that most folds of a finished cross-validation took; the first of equal ones.
 
     Args:
         learners: As they were given to it.
         out: The folder of its runs.
+        settings: As they were given to it: folds of an earlier one may lie there, too.
     """
-    taken = [read_json(note)["chosen"] for note in sorted(out.glob("repeat_*/fold_*/fold.json"))]
+    places = product(range(settings.repeats), range(settings.folds))
+    taken = [read_json(_folder(out, *place) / _NOTE)["chosen"] for place in places]
     return max(learners, key=lambda learner: taken.count(learner.name))
 
 

@@ -6,7 +6,8 @@ Does not know: how figures are made.
 from collections.abc import Mapping
 from typing import Any
 
-HEADS = ("", "estimate", "95 %", "without a model")
+HEADS = ("per cent", "estimate", "95 %", "without a model")
+"""What no model would reach; of the last two rows, what the same model reaches that always decides."""
 
 
 def summary_rows(estimate: Mapping[str, Any]) -> list[list[str]]:
@@ -17,7 +18,7 @@ def summary_rows(estimate: Mapping[str, Any]) -> list[list[str]]:
     """
     ranking, decisions = estimate["ranking"], estimate["decisions"]
     pooled, baselines = ranking["pooled"], decisions["baselines"]
-    everybody = baselines["all_positive"]
+    everybody, error = baselines["all_positive"], estimate["calibration"]["after"]["error"]
     rows = [
         _row("AUROC within folds", ranking["within_folds"]["auroc"], 0.5),
         _row("AUPRC", pooled["auprc"], pooled["baselines"]["auprc"]),
@@ -25,12 +26,13 @@ def summary_rows(estimate: Mapping[str, Any]) -> list[list[str]]:
         _row("sensitivity (recall)", decisions["recall"], everybody["recall"]),
         _row("specificity", decisions["specificity"], everybody["specificity"]),
         _row("precision", decisions["precision"], everybody["precision"]),
-        _row("calibration error (ECE)", estimate["calibration"]["after"]["ece"], None),
+        _row("calibration error (ECE)", error["interval"] or error, error["base_rate"]),
     ]
     conformal = estimate["abstention"] and estimate["abstention"]["conformal"]
     if conformal:
-        rows.append(_row("no decision", conformal["abstention"], 0.0))
-        rows.append(_row("wrong where decided", conformal["error_of_decided"], None))
+        never = conformal["never_abstaining"]
+        rows.append(_row("no decision", conformal["abstention"], never["abstention"]))
+        rows.append(_row("wrong where decided", conformal["error_of_decided"], never["error_of_decided"]))
     return rows
 
 

@@ -2,7 +2,7 @@
 
     cohort -> labelled slides -> encoder -> encoded slides -> folds: an honest estimate -> the model of all training slides
 
-    RUN/encoder/               an encoder that was trained here, on training slides alone
+    RUN/encoder/               an encoder that was trained here, or a copy of the trained one that was given
     RUN/encoded/<slide>/       cells and embeddings
     RUN/folds/                 as `cross_validate` makes it
     RUN/scores.csv             every slide, scored by a model that never saw its patient
@@ -10,12 +10,14 @@
     RUN/model.json ...         the final model
 
 Slides that can't be read or encoded are listed with their reasons; the others go on. Test slides of the table are left to
-`evaluate`, which opens them once. An encoder that is trained here for folds is trained anew in every fold, unless it is
-to be shared, and then the report says that it saw the tissue of all of them, without a label.
+`evaluate`, which opens them once. An encoder that is trained here learns from the slides that networks learn from, and not
+from those that choose and calibrate; for folds it is trained anew in every fold. Where one is to be shared, or was trained
+on these slides before, the report says that it saw the tissue of all of them, without a label.
 
 Does not know: command lines, networks, file formats.
 """
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,24 +26,27 @@ from typing import Any
 from counterstain import log
 from counterstain.data.diagnosis import Diagnosis, DiagnosisSlide
 from counterstain.data.encoded import SlideSet
+from counterstain.data.encoded_files import read_header
 from counterstain.data.folds import inner_split
 from counterstain.data.slide_sets import labelled_slides, open_slide_set
-from counterstain.errors import InputError, listed
-from counterstain.files import write_json
+from counterstain.errors import CounterstainError, InputError, StaleResultError, listed
+from counterstain.files import atomic, read_json, write_json
 from counterstain.infer.cells import CellSettings
 from counterstain.infer.encode import EncodeSettings
-from counterstain.jobs.encode import EncodeJob, encode_cohort
+from counterstain.jobs.encode import EncodeJob, encode_cohort, open_encoder
 from counterstain.jobs.run import Failure
 from counterstain.jobs.train_encoder import EncoderTraining, train_encoder
-from counterstain.methods import find_slide_method
+from counterstain.methods import find_slide_method, model_digest
 from counterstain.methods.scae import scae_encoder
-from counterstain.models.encoders import PatchEncoder, backbone_encoder
+from counterstain.models.encoders import PatchEncoder
 from counterstain.report.crossval import FoldSettings, Learner, cross_validate, most_chosen
 from counterstain.report.diagnosis import describe_scores, write_scores
 from counterstain.report.diagnosis_figures import draw_diagnosis
 
 TRAINED_HERE = "scae"
 """The encoder that is trained on the cohort's own slides."""
+
+_RUN_FILES = ("config.toml", "run.json", "model.safetensors", "model.json")  # the last is what makes a run whole
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class EncoderChoice:
     Args:
         name: "scae" to train one here, the folder of a trained one, or a backbone's name.
         weights: Of a backbone.
+        is_untrained: Whether a backbone may have random weights.
         training: Of an S-CAE that is trained here.
         is_shared: Whether folds share the one that is trained on all of their slides.
         encoded: A folder of slides that were encoded before, by an encoder of that name; nothing is encoded then.
@@ -58,6 +64,7 @@ class EncoderChoice:
 
     name: str = TRAINED_HERE
     weights: Path | None = None
+    is_untrained: bool = False
     training: EncoderTraining = field(default_factory=EncoderTraining)
     is_shared: bool = False
     encoded: Path | None = None
@@ -66,6 +73,12 @@ class EncoderChoice:
     def is_trained_here(self) -> bool:
         """Whether it learns from the cohort."""
         return self.encoded is None and self.name == TRAINED_HERE
+
+    @property
+    def trained_run(self) -> Path | None:
+        """The run of a trained S-CAE, where it is one."""
+        is_run = self.encoded is None and not self.is_trained_here and Path(self.name).is_dir()
+        return Path(self.name) if is_run else None
 
 
 @dataclass(frozen=True)
@@ -95,8 +108,11 @@ class CohortJob:
     assume_mpp: float | None = None
 
     def __post_init__(self) -> None:
-        if len(self.learners) != 1 and self.folds is None:
-            raise InputError(f"{len(self.learners)} learners were given; folds choose between them: give --folds.")
+        names = [learner.name for learner in self.learners]
+        if len({learner.folder for learner in self.learners}) < len(names):
+            raise InputError(f"Learners {', '.join(names)} were given; name each of them once.")
+        if len(names) != 1 and self.folds is None:
+            raise InputError(f"{len(names)} learners were given; folds choose between them: give --folds.")
 
 
 @dataclass(frozen=True)
@@ -135,29 +151,51 @@ def learn_cohort(diagnosis: Diagnosis, job: CohortJob) -> CohortRun:
     rows = [row for row in diagnosis.rows if row.split in (None, "train", "val")]
     if not rows:
         raise InputError(f"'{diagnosis.source}' has test slides alone. Give some the split train, or leave splits out.")
+    aside = _set_aside(rows, job)
+    learning = [row for row in rows if row.split != "val" and (job.encoder.is_shared or row.slide_id not in aside)]
     failures: dict[str, Failure] = {}
-    notes = list(diagnosis.notes)
-    learning = [row for row in rows if row.split != "val"]
     everything = _encoded(diagnosis, rows, learning, job, job.run, failures)
-    estimate = None
-    if job.folds is not None:
-        candidates = everything.of(slide.slide_id for slide in everything.slides if slide.split != "val")
-        encode = _fold_encoder(diagnosis, job, failures) if _is_by_fold(job) else None
-        if job.encoder.is_trained_here and encode is None:
-            notes.append(
-                "The encoder was trained on the tissue of all folds, without labels: the estimate is optimistic."
-            )
-        scores = cross_validate(candidates, job.learners, job.run / "folds", job.folds, encode)
-        write_scores(job.run / "scores.csv", scores)
-        estimate = {**describe_scores(scores, everything.classes), "notes": notes}
-        write_json(job.run / "diagnosis.json", estimate)
-        draw_diagnosis(scores, everything.classes, job.run / "figures")
-    _final(everything, job)
+    _refuse_one_class(everything, aside, failures)
+    notes = [*diagnosis.notes, *_encoder_notes(rows, job.encoder)]
+    estimate = None if job.folds is None else _estimate(diagnosis, everything, job, failures, notes)
+    _final(everything, aside, job)
     return CohortRun(job.run, everything, tuple(failures.values()), estimate, tuple(notes))
 
 
-def _is_by_fold(job: CohortJob) -> bool:
-    return job.encoder.is_trained_here and not job.encoder.is_shared
+def _set_aside(rows: Sequence[DiagnosisSlide], job: CohortJob) -> frozenset[str]:
+    """The slides that choose and calibrate the final model: those that the table names, or of some of the patients."""
+    named = frozenset(row.slide_id for row in rows if row.split == "val")
+    return named or frozenset(inner_split(rows, job.val, job.learners[0].training.seed)[1])
+
+
+def _refuse_one_class(slides: SlideSet, aside: frozenset[str], failures: Mapping[str, Failure]) -> None:
+    """Refuses before hours are spent what the final model could not learn from."""
+    for name, is_aside in (("to learn from", False), ("to choose and calibrate on", True)):
+        found = {slide.label for slide in slides.slides if (slide.slide_id in aside) is is_aside}
+        for label, word in enumerate(slides.classes.names):
+            if label not in found:
+                problem = f"No {word} slide {name} could be encoded. Mend these slides, or take them out of the table:"
+                raise InputError(listed(problem, _reasons(failures)))
+
+
+def _reasons(failures: Mapping[str, Failure]) -> list[str]:
+    return [f"{one.slide_id}: {one.reason}" for one in failures.values()]
+
+
+def _estimate(
+    diagnosis: Diagnosis, slides: SlideSet, job: CohortJob, failures: Mapping[str, Failure], notes: Sequence[str]
+) -> dict[str, Any]:
+    """What scores of folds amount to: of all slides but those that the table sets aside."""
+    assert job.folds is not None, "the caller looked"
+    candidates = slides.of(slide.slide_id for slide in slides.slides if slide.split != "val")
+    is_by_fold = job.encoder.is_trained_here and not job.encoder.is_shared
+    encode = _fold_encoder(diagnosis, job, failures) if is_by_fold else None
+    scores = cross_validate(candidates, job.learners, job.run / "folds", job.folds, encode)
+    write_scores(job.run / "scores.csv", scores)
+    estimate = {**describe_scores(scores, slides.classes), "notes": list(notes)}
+    write_json(job.run / "diagnosis.json", estimate)
+    draw_diagnosis(scores, slides.classes, job.run / "figures")
+    return estimate
 
 
 def _encoded(
@@ -171,7 +209,9 @@ def _encoded(
     """The slides as an encoder sees them that learned, if it learns here, from some of them alone."""
     choice, out = job.encoder, job.encoder.encoded or folder / "encoded"
     name = choice.name
-    if choice.encoded is None:
+    if choice.encoded is not None:
+        failures |= {row.slide_id: failure for row in rows if (failure := _missing(row, choice.encoded, name))}
+    else:
         encoder = _encoder(learning, job, folder / "encoder", failures)
         encode = EncodeJob(
             out=out,
@@ -187,19 +227,30 @@ def _encoded(
     labelled = labelled_slides([row for row in rows if row.slide_id not in failures], out)
     for label, word in enumerate(diagnosis.classes.names):
         if not any(slide.label == label for slide in labelled):
-            reasons = [f"{one.slide_id}: {one.reason}" for one in failures.values()]
-            raise InputError(listed(f"No {word} slide could be encoded, so there is nothing to learn from:", reasons))
+            problem = f"No {word} slide could be encoded, so there is nothing to learn from:"
+            raise InputError(listed(problem, _reasons(failures)))
     return open_slide_set(diagnosis.source.stem, diagnosis.classes, labelled, name)
+
+
+def _missing(row: DiagnosisSlide, encoded: Path, encoder_name: str) -> Failure | None:
+    """Why a slide that was to be encoded before is of no use."""
+    try:
+        read_header(encoded / row.slide_id, encoder_name)
+    except CounterstainError as error:
+        return Failure(row.slide_id, type(error).__name__, str(error), is_defect=False)
+    return None
 
 
 def _encoder(
     learning: Sequence[DiagnosisSlide], job: CohortJob, folder: Path, failures: dict[str, Failure]
 ) -> PatchEncoder:
     choice = job.encoder
+    if choice.trained_run is not None:
+        scae_encoder(choice.trained_run)  # refuses what is none before it is copied
+        _copy_run(choice.trained_run, folder)
+        return scae_encoder(folder)
     if not choice.is_trained_here:
-        if (Path(choice.name) / "model.json").is_file():
-            return scae_encoder(choice.name)
-        return backbone_encoder(choice.name, choice.weights)
+        return open_encoder(choice.name, choice.weights, untrained=choice.is_untrained)
     log.say(f"Training an S-CAE on cells of {len(learning)} slides")
     readable = [row.entry for row in learning if row.slide_id not in failures]
     training = replace(choice.training, slide_mpp=job.slide_mpp, assume_mpp=job.assume_mpp)
@@ -207,8 +258,41 @@ def _encoder(
     return scae_encoder(folder)
 
 
+def _copy_run(source: Path, folder: Path) -> None:
+    """Copies a finished run, so that a diagnosis's folder is enough to diagnose with."""
+    if (folder / _RUN_FILES[-1]).exists():
+        if model_digest(folder) != model_digest(source):
+            raise StaleResultError(f"{folder} holds another encoder than {source}. Give another run folder.")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _RUN_FILES:
+        if (source / name).exists():
+            with atomic(folder / name) as temporary:
+                shutil.copyfile(source / name, temporary)
+
+
+def _encoder_notes(rows: Sequence[DiagnosisSlide], choice: EncoderChoice) -> list[str]:
+    """Whether an encoder has seen the tissue that is scored."""
+    if choice.is_trained_here and choice.is_shared:
+        return ["The encoder was trained on the tissue of all folds, without labels: the estimate may be optimistic."]
+    if choice.encoded is not None and choice.name.startswith(TRAINED_HERE):
+        return [
+            "Slides were encoded before; whether their encoder learned from the tissue of them, nobody can tell here."
+        ]
+    if choice.trained_run is None:
+        return []
+    names = read_json(choice.trained_run / "model.json")["provenance"]["data"]["names"]
+    count = sum(row.entry.path.name in names for row in rows)
+    if not count:
+        return []
+    return [
+        f"The encoder was trained on slides that are named as {count} of these {len(rows)}: if they are the same, it has "
+        "seen their tissue, without labels, and what is said of them may be optimistic."
+    ]
+
+
 def _fold_encoder(
-    diagnosis: Diagnosis, job: CohortJob, failures: dict[str, Failure]
+    diagnosis: Diagnosis, job: CohortJob, failures: Mapping[str, Failure]
 ) -> Callable[[SlideSet, Path], SlideSet]:
     """Trains an encoder on a fold's training slides and encodes all slides with it."""
     by_id: Mapping[str, DiagnosisSlide] = {row.slide_id: row for row in diagnosis.rows}
@@ -216,20 +300,22 @@ def _fold_encoder(
     def encode(train: SlideSet, folder: Path) -> SlideSet:
         rows = [row for row in diagnosis.rows if row.split in (None, "train") and row.slide_id not in failures]
         learning = [by_id[slide.slide_id] for slide in train.slides]
-        return _encoded(diagnosis, rows, learning, job, folder, dict(failures))
+        new: dict[str, Failure] = {}
+        slides = _encoded(diagnosis, rows, learning, job, folder, new)
+        if new:
+            raise InputError(listed("Slides that were encoded before could not be for a fold:", _reasons(new)))
+        return slides
 
     return encode
 
 
-def _final(slides: SlideSet, job: CohortJob) -> None:
-    """The model of all training slides, with those set aside that the table names, or some of their patients."""
-    val = slides.split("val")
-    if val.slides:
-        train = slides.of(slide.slide_id for slide in slides.slides if slide.split != "val")
-    else:
-        names = inner_split(slides.slides, job.val, job.learners[0].training.seed)
-        train, val = (slides.of(part) for part in names)
-    learner = job.learners[0] if len(job.learners) == 1 else most_chosen(job.learners, job.run / "folds")
+def _final(slides: SlideSet, aside: frozenset[str], job: CohortJob) -> None:
+    """The model of all training slides."""
+    val = slides.of(aside)
+    train = slides.of(slide.slide_id for slide in slides.slides if slide.slide_id not in aside)
+    learner = job.learners[0]
+    if job.folds is not None:
+        learner = most_chosen(job.learners, job.run / "folds", job.folds)
     log.say(f"The final model: {learner.name}, {len(train.slides)} slides, {len(val.slides)} set aside")
     find_slide_method(learner.method).create(learner.config, train, learner.training.seed).fit(
         train, val, job.run, learner.training

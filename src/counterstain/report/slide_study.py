@@ -99,8 +99,10 @@ class SlideStudy:
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]
-        if not names or len({variant.learner.folder for variant in self.variants}) < len(names):
-            raise InputError(f"Study {self.name!r} has variants {names}; each needs a name of its own.")
+        if not names or len({variant.learner.folder for variant in self.variants} - {""}) < len(names):
+            raise InputError(
+                f"Study {self.name!r} has variants {names}; each needs a name of its own, with a letter or a digit in it."
+            )
         if self.reference not in names:
             raise UnknownNameError("variant to compare with", self.reference, names)
 
