@@ -29,6 +29,12 @@ _SAME_SIZE = 1.2  # patches of "20x" are 256 pixels of 0.45 to 0.53 um, and pass
 
 _FORMAT, _VERSION = "counterstain.cells", 1
 
+_OF_ONE_SLIDE = (
+    "cell_um",
+    "run_threshold",
+    "outline_hash",
+)  # what differs between slides whose cells were chosen alike
+
 
 @dataclass(frozen=True, eq=False)
 class CellGrid:
@@ -153,6 +159,31 @@ def read_cells(folder: Path) -> CellGrid:
     )
 
 
+def how_chosen(folder: Path) -> dict[str, Any]:
+    """How an encoded slide's cells were chosen, plain values: equal for slides whose cells were chosen alike.
+
+    What is each slide's own is left out, and the size of a cell, which is compared by `are_cells_alike`. Imported cells say
+    only that they are; made up ones say nothing.
+
+    Raises:
+        MissingFileError: When the slide is not there.
+    """
+    import zarr
+
+    chosen: Any = zarr.open_group(existing(folder / CELLS, "an encoded slide's cells"), mode="r").attrs["chosen"]
+    return {name: value for name, value in chosen.items() if name not in _OF_ONE_SLIDE}
+
+
+def outline_hash(folder: Path) -> tuple[bool, str | None]:
+    """Whether a slide's cells say what outline was written beside them, and its hash; None where none was."""
+    import zarr
+
+    if cells_hash(folder) in (None, ""):
+        return False, None
+    chosen: Any = zarr.open_group(folder / CELLS, mode="r").attrs["chosen"]
+    return "outline_hash" in chosen, chosen.get("outline_hash")
+
+
 def grid_size(folder: Path) -> Size:
     """The rows and columns of an encoded slide's grid, without reading it.
 
@@ -163,6 +194,17 @@ def grid_size(folder: Path) -> Size:
 
     size: Any = zarr.open_group(existing(folder / CELLS, "an encoded slide's cells"), mode="r").attrs["frame"]
     return Size(**size["size"])
+
+
+def has_thumbnail(folder: Path) -> bool:
+    """Whether an encoded slide has a thumbnail, without reading it.
+
+    Raises:
+        MissingFileError: When the slide is not there.
+    """
+    import zarr
+
+    return "thumbnail" in zarr.open_group(existing(folder / CELLS, "an encoded slide's cells"), mode="r")
 
 
 def are_cells_kept(folder: Path, inputs_hash: str, *, overwrite: bool = False) -> bool:

@@ -9,9 +9,9 @@ Does not know: how cells are chosen, what encodes them, files.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -114,6 +114,8 @@ class SlideSet:
         slides: In the cohort's order.
         cell_um: Width and height of a cell.
         inputs: By slide id, the hash that its embeddings were made under; part of the set's digest.
+        chosen: How the cells were chosen, plain values; only "imported" where another tool chose them, empty where nobody
+            says.
     """
 
     name: str
@@ -122,6 +124,7 @@ class SlideSet:
     slides: tuple[LabelledSlide, ...]
     cell_um: float
     inputs: dict[str, str]
+    chosen: dict[str, Any] = field(default_factory=dict)
 
     def of(self, slide_ids: Iterable[str]) -> Self:
         """The set of some of the slides, in the set's own order."""
