@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from counterstain.data.cell_files import CellGrid, read_cells
+from counterstain.data.cell_files import CellGrid, how_chosen, read_cells
 from counterstain.data.thumbnail import read_thumbnail
 from counterstain.errors import (
     DamagedSlideError,
+    ExistingOutputError,
     InputError,
     MissingResolutionError,
     NoTissueError,
@@ -16,8 +17,8 @@ from counterstain.errors import (
     UnsupportedSlideError,
 )
 from counterstain.geometry import Box, Frame, Point, Size
-from counterstain.infer.cells import CellSettings, coverage, find_cells, keep_cells
-from counterstain.slides import open_slide
+from counterstain.infer.cells import OUTLINE, CellSettings, coverage, find_cells, keep_cells, settings_of
+from counterstain.slides import Slide, open_slide
 from counterstain.testing.encoding import (
     CELL_UM,
     CELLS,
@@ -30,7 +31,7 @@ from counterstain.testing.encoding import (
 )
 from counterstain.testing.planted import ArraySlide, PlantedSettings, plant
 from counterstain.testing.slide_pixels import area_twin
-from counterstain.tissue import Tissue
+from counterstain.tissue import Tissue, find_tissue
 from counterstain.tissue.runs import cell_scores
 
 
@@ -193,6 +194,55 @@ def test_other_settings_and_other_slides_are_refused_or_replaced(tmp_path: Path)
         keep_cells(open_slide(tmp_path / "a.tiff", 0.9), tmp_path / "out", CELLS)
     assert keep_cells(slide, tmp_path / "out", larger, overwrite=True).cell_um == 32.0
     assert read_cells(tmp_path / "out").cell_um == 32.0
+
+
+def outlined(slide: Slide, *, mended: bool) -> Tissue:
+    tissue = find_tissue(slide, replace(CELLS.tissue, method="otsu"))
+    mask = tissue.mask.copy()
+    mask[: len(mask) // 2 * mended] = False
+    return replace(tissue, mask=mask)
+
+
+def test_a_persons_outline_is_never_replaced(tmp_path: Path) -> None:
+    slide, out = open_slide(write_tissue(tmp_path / "a.tiff")), tmp_path / "out"
+    outline = out / OUTLINE
+    keep_cells(slide, out, CELLS)
+    found = outline.read_bytes()
+    outline.write_text('{"drawn": "by hand"}')
+    with pytest.raises(StaleResultError):
+        keep_cells(slide, out, CELLS, outlined(slide, mended=True))
+    keep_cells(slide, out, CELLS, outlined(slide, mended=True), overwrite=True)
+    assert outline.read_text() == '{"drawn": "by hand"}', "cells were chosen by it, and it stays as it is"
+    with pytest.raises(ExistingOutputError, match="--outline"):
+        keep_cells(slide, out, CELLS, overwrite=True)
+    assert outline.read_text() == '{"drawn": "by hand"}'
+    assert sorted(path.name for path in out.iterdir()) == ["cells.zarr", OUTLINE]
+    outline.unlink()
+    keep_cells(slide, out, CELLS, overwrite=True)
+    assert outline.read_bytes() == found
+
+
+def test_an_outline_of_ours_is_replaced_with_its_cells(tmp_path: Path) -> None:
+    slide, out = open_slide(write_tissue(tmp_path / "a.tiff")), tmp_path / "out"
+    keep_cells(slide, out, CELLS, outlined(slide, mended=True))
+    given = (out / OUTLINE).read_bytes()
+    with pytest.raises(StaleResultError):
+        keep_cells(slide, out, CELLS)
+    keep_cells(slide, out, CELLS, overwrite=True)
+    assert (out / OUTLINE).read_bytes() != given
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / OUTLINE).write_text("drawn before anything was found")
+    with pytest.raises(ExistingOutputError):
+        keep_cells(slide, tmp_path / "new", CELLS)
+
+
+def test_settings_come_back_from_disk(tmp_path: Path) -> None:
+    slide = open_slide(write_tissue(tmp_path / "a.tiff"))
+    settings = replace(CELLS, filter="otsu", min_tissue=0.4)
+    keep_cells(slide, tmp_path / "out", settings)
+    assert settings_of(how_chosen(tmp_path / "out"), settings.cell_um) == settings
+    assert settings_of({"filter": "imported"}, 16.0) is None
+    assert settings_of({}, 16.0) is None
 
 
 def test_half_written_cells_are_made_again(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ Does not know: encoders, features.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +19,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from counterstain.data.cell_files import CellGrid, are_cells_kept, read_cells, write_cells
+from counterstain.data.cell_files import CellGrid, are_cells_kept, outline_hash, read_cells, write_cells
 from counterstain.data.thumbnail import read_thumbnail
-from counterstain.errors import InputError, NoTissueError, UnknownNameError, UnsupportedSlideError
-from counterstain.files import settings_hash
+from counterstain.errors import ExistingOutputError, InputError, NoTissueError, UnknownNameError, UnsupportedSlideError
+from counterstain.files import settings_hash, whole_hash
 from counterstain.geometry import Frame, Point, Size
-from counterstain.settings import to_tree
+from counterstain.settings import build, to_tree
 from counterstain.slides.base import Slide
 from counterstain.tissue import RunScores, RunsSettings, Tissue, TissueSettings, find_tissue, score_runs
 
@@ -74,6 +75,18 @@ class CellSettings:
 
 
 DEFAULT = CellSettings()
+
+
+def settings_of(chosen: Mapping[str, Any], cell_um: float) -> CellSettings | None:
+    """The settings that cells were chosen with, as `how_chosen` tells of them; None for imported cells, and untold ones.
+
+    Args:
+        chosen: Plain values.
+        cell_um: Width and height of a cell.
+    """
+    if chosen.get("filter") not in FILTERS:
+        return None
+    return build(CellSettings, {**chosen, "cell_um": cell_um})
 
 
 def find_cells(slide: Slide, settings: CellSettings = DEFAULT, tissue: Tissue | None = None) -> CellGrid:
@@ -135,6 +148,8 @@ def keep_cells(
 ) -> CellGrid:
     """The cells that a slide's folder holds, or finds them and keeps them there, with the outline of the tissue.
 
+    An outline that was changed since it was written, or that a person put there, is never replaced.
+
     Args:
         slide: Of known resolution.
         folder: Of the slide.
@@ -144,15 +159,35 @@ def keep_cells(
 
     Raises:
         StaleResultError: When the folder holds cells of another slide or other settings and `overwrite` is not set.
+        ExistingOutputError: When tissue was to be found and a person's outline lies in the folder.
         MissingResolutionError, UnsupportedSlideError, NoTissueError, DamagedSlideError: As `find_cells`.
     """
     if are_cells_kept(folder, _inputs_hash(slide, settings, tissue), overwrite=overwrite):
         return read_cells(folder)
-    grid, tissue = _choose(slide, settings, tissue)
-    if tissue is not None:
-        tissue.save(folder / OUTLINE)
+    grid, looked_at = _choose(slide, settings, tissue)
+    written = None if looked_at is None else _keep_outline(looked_at, folder, overwrite, is_given=tissue is not None)
+    grid = replace(grid, chosen={**grid.chosen, "outline_hash": written})
     write_cells(folder, grid)
     return grid
+
+
+def _keep_outline(tissue: Tissue, folder: Path, overwrite: bool, *, is_given: bool) -> str | None:
+    """Writes the outline beside the cells, unless what lies there is a person's; the hash of what was written."""
+    path, new = folder / OUTLINE, folder / f".{OUTLINE}"
+    tissue.save(new)
+    own, before = whole_hash(new), whole_hash(path) if path.exists() else None
+    is_told, written = outline_hash(folder)
+    # cells of an earlier version don't say what was written beside them
+    is_ours = before in (None, own, written) or (overwrite and not is_told and not is_given)
+    if is_ours:
+        new.replace(path)
+        return own
+    new.unlink()
+    if is_given:
+        return None
+    raise ExistingOutputError(
+        f"{path} is not the outline that was found here. Pass it as --outline to choose cells by it, or move it away."
+    )
 
 
 def coverage(tissue: Tissue, frame: Frame) -> npt.NDArray[np.float64]:
