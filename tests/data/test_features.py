@@ -8,10 +8,10 @@ import pytest
 
 from counterstain.data.cell_files import read_cells
 from counterstain.data.encoded_files import feature_path, read_encoded
-from counterstain.data.features import ImportSettings, import_features, read_features
+from counterstain.data.features import ImportSettings, import_features, read_features, to_encoded
 from counterstain.data.thumbnail import read_thumbnail
 from counterstain.errors import InputError, MissingFileError, MissingResolutionError, StaleResultError
-from counterstain.geometry import Point
+from counterstain.geometry import Mpp, Point
 from counterstain.infer.encode import encode_slide
 from counterstain.slides import open_slide
 from counterstain.testing.encoding import CELLS, CPU, MeanEncoder, write_tissue
@@ -97,6 +97,24 @@ def test_what_a_file_does_not_say_is_asked_for(tmp_path: Path) -> None:
     stamp = write_stamp(tmp_path / "stamp.h5", features(), corners())
     with pytest.raises(InputError, match="a magnification is none"):
         import_features(stamp, tmp_path / "stamp")
+
+
+def test_a_given_width_is_in_pixels_whatever_unit_the_file_has(tmp_path: Path) -> None:
+    stamp = write_stamp(tmp_path / "stamp.h5", features(), corners() * 0.25, tile_size_um=None)
+    told = ImportSettings(mpp=0.25, patch_px=SIDE_PX)
+    header = import_features(stamp, tmp_path / "out", settings=told)
+    assert header.cell_um == 128
+    frame = read_encoded(tmp_path / "out", "ctranspath").frame
+    assert (frame.downsample_x, frame.downsample_y) == (SIDE_PX, SIDE_PX)
+    assert frame.origin == Point(*(corners().min(0).tolist()))
+
+
+def test_um_become_pixels_along_each_axis_by_itself(tmp_path: Path) -> None:
+    found = read_features(write_stamp(tmp_path / "stamp.h5", features(), corners() * (0.5, 0.25)))
+    encoded, cell_um = to_encoded(replace(found, side=(256.0, 128.0)), Mpp(0.5, 0.25))
+    assert (encoded.frame.downsample_x, encoded.frame.downsample_y) == (SIDE_PX, SIDE_PX)
+    assert np.array_equal(encoded.cells_N2, CELLS_N2)
+    assert cell_um == pytest.approx((256 * 128) ** 0.5)
 
 
 def test_overlapping_patches_are_refused(tmp_path: Path) -> None:

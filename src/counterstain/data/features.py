@@ -274,7 +274,7 @@ def to_encoded(found: Patches, mpp: Mpp, settings: ImportSettings = DEFAULT) -> 
             set.
     """
     scale = np.array((1 / mpp.x, 1 / mpp.y)) if found.is_in_um else np.ones(2)
-    corners_N2, side = found.corners_N2 * scale, _side(found, settings) * scale
+    corners_N2, side = found.corners_N2 * scale, _side_px(found, scale, settings)
     origin = corners_N2.min(0)
     places_N2 = (corners_N2 - origin) / side
     cells_N2 = np.rint(places_N2).astype(np.int64)
@@ -297,16 +297,16 @@ def to_encoded(found: Patches, mpp: Mpp, settings: ImportSettings = DEFAULT) -> 
     return EncodedSlide(found.features_NC[order][is_first], cells_N2, frame, None), cell_um
 
 
-def _side(found: Patches, settings: ImportSettings) -> npt.NDArray[np.float64]:
-    """Width and height of a patch in the unit of the corners."""
-    given = None if settings.patch_px is None else (settings.patch_px, settings.patch_px)
-    side = found.side or given
-    if side is None or not min(side) > 0:
+def _side_px(found: Patches, scale: npt.NDArray[np.float64], settings: ImportSettings) -> npt.NDArray[np.float64]:
+    """Width and height of a patch in level-0 pixels; `scale` turns the file's unit into them."""
+    given = np.full(2, settings.patch_px or 0.0)
+    side = given if found.side is None else np.array(found.side, np.float64) * scale
+    if not (side > 0).all():
         raise InputError(
             f"{found.path} does not say how large its patches are. Pass their width in level-0 pixels as --patch-px: 512 "
             "for patches of 256 px cut from a level of downsample 2."
         )
-    return np.array(side, np.float64)
+    return side
 
 
 def _refuse_no_grid(
