@@ -34,7 +34,7 @@ from counterstain.files import read_json
 from counterstain.geometry import Frame
 from counterstain.infer import PredictSettings, predict_slide
 from counterstain.jobs import cascade
-from counterstain.methods import SSHR, SlideMethod, load_slide_method, model_digest
+from counterstain.methods import SSHR, SlideMethod, model_digest
 from counterstain.methods.artefacts import read_model
 from counterstain.metrics.localisation import choose_map_threshold
 from counterstain.recipes import recipe
@@ -44,7 +44,7 @@ from counterstain.results import UNCOVERED, SlideMap
 from counterstain.settings import build, read_toml
 from counterstain.slides import open_slide
 from counterstain.training import TrainSettings
-from slide_localisation import kinds_of, mean_interval, run_of, truth_of
+from slide_localisation import kinds_of, mean_interval, opened, run_of, truth_of
 
 Mask = npt.NDArray[np.bool_]
 
@@ -63,6 +63,7 @@ class Bench:
         encoded: The folder of encoded slides.
         weights: Of MobileNetV2.
         work: Where patches, runs and maps go.
+        evidence: How DSNet shows its evidence; None for its own way.
     """
 
     cohort: Path
@@ -70,6 +71,7 @@ class Bench:
     encoded: Path
     weights: Path
     work: Path
+    evidence: str | None
 
     def truth(self, slide_id: str, frame: Frame) -> Mask:
         """The drawn tumour under the centres of a frame's pixels."""
@@ -149,9 +151,13 @@ def heat_thresholds(bench: Bench, method: SlideMethod, fold: FoldSets, limits: M
 
 def fold_found(bench: Bench, fold: FoldSets, run: Path) -> list[dict[str, Any]]:
     """A row for each slide of a fold."""
-    work, method = bench.work / f"fold_{fold.name}", load_slide_method(run)
+    work, method = bench.work / f"fold_{fold.name}", opened(run, bench.evidence)
+
+    def show(_: SlideMethod, encoded: Mapping[str, Any]) -> dict[str, Any]:
+        return {slide_id: method.evidence(slide) for slide_id, slide in encoded.items()}
+
     made, _ = cascade.cut_by_evidence(
-        bench.diagnosis, cascade.CascadeJob(run, bench.encoded, work / "guessed", SETTINGS)
+        bench.diagnosis, cascade.CascadeJob(run, bench.encoded, work / "guessed", SETTINGS), show
     )
     true_patches(bench, run, work / "true")
     nets = {name: dense_run(bench, work / name, work / f"sshr_{name}") for name in ("guessed", "true")}
@@ -218,6 +224,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="scae")
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--variant", default="DSNet")
+    parser.add_argument("--evidence", help="of DSNet: grad_cam, integrated, cells")
     parser.add_argument("--folds", type=int, nargs="+", default=[0])
     given = parser.parse_args()
     study = read_slide_study(given.study)
@@ -225,7 +232,7 @@ def main() -> None:
     diagnosis = diagnose(open_cohort(given.cohort / given.table), DiagnosisSettings())
     labelled = labelled_slides(diagnosis.rows, given.encoded)
     slides = open_slide_set(diagnosis.source.stem, diagnosis.classes, labelled, given.encoder)
-    bench = Bench(given.cohort, diagnosis, given.encoded, given.weights, given.work)
+    bench = Bench(given.cohort, diagnosis, given.encoded, given.weights, given.work, given.evidence)
     rows: list[dict[str, Any]] = []
     minutes = {}
     for fold in folds_of(slides, replace(study.folds, repeats=1)):
@@ -238,6 +245,7 @@ def main() -> None:
         "command": command_given(),
         "date": datetime.now(UTC).date().isoformat(),
         "variant": variant.name,
+        "evidence": given.evidence,
         "minutes_of_sshr": minutes,
         **summed_up(rows),
         "slides": rows,
