@@ -2,10 +2,10 @@
 
     python benchmarks/slide_scores.py OUT --reference NAME --full NAME [--truth truth.csv] > result.json
 
-OUT holds a folder for each variant with repeat_r/fold_k/scores.csv, as `counterstain compare` leaves them. AUROC is of pairs
-of slides that one model scored, with intervals over patients; differences are over the slides and folds that both variants
-have. With --truth, AUROC of each kind of positive slide against all negative ones. --full adds calibration before and after,
-what abstaining promises and keeps, and decisions. Prints JSON.
+OUT holds a folder for each variant with repeat_r/fold_k/scores.csv, as `counterstain compare` leaves them. AUROC is of
+pairs of slides that one model scored, with intervals over patients; differences are over the slides and folds that both
+variants have. With --truth, AUROC of each kind of positive slide against all negative ones. --full adds calibration before
+and after, what abstaining promises and keeps, and decisions. Prints JSON.
 """
 
 import argparse
