@@ -13,7 +13,7 @@ Does not know: how slides are encoded, folds, exports.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -54,10 +54,12 @@ class Seen:
     Args:
         encoder: What made the embeddings.
         cell_um: Width and height of a cell.
+        chosen: How cells were chosen, plain values as `SlideSet` has them; empty where nobody says.
     """
 
     encoder: EncoderSpec
     cell_um: float
+    chosen: dict[str, Any] = field(default_factory=dict)
 
 
 class SlideMethod(Method):
@@ -113,7 +115,7 @@ class SlideMethod(Method):
             )
         torch.manual_seed(seed)
         network = cls.build_network(config, slides.encoder.num_features)
-        return cls(config, slides.classes, Seen(slides.encoder, slides.cell_um), network)
+        return cls(config, slides.classes, Seen(slides.encoder, slides.cell_um, slides.chosen), network)
 
     def fit(self, train: SlideSet, val: SlideSet, run: Path, settings: TrainSettings) -> None:
         """Learns from slides with labels and keeps the result in a run folder.
@@ -184,6 +186,7 @@ class SlideMethod(Method):
                 "classes": self.classes.to_json(),
                 "encoder": asdict(self.seen.encoder),
                 "cell_um": self.seen.cell_um,
+                "cells_chosen": self.seen.chosen,
                 "decision": self.decision.to_json(),
                 "provenance": {**(provenance or {}), **self.pretrained},
             },
@@ -195,7 +198,8 @@ class SlideMethod(Method):
 
         config = build(cls.config_type, description["config"])
         known = description["provenance"].get("weights_digest")
-        seen = Seen(EncoderSpec(**description["encoder"]), description["cell_um"])
+        chosen = description.get("cells_chosen", {})  # runs of earlier versions don't say
+        seen = Seen(EncoderSpec(**description["encoder"]), description["cell_um"], chosen)
         network = cls.build_network(config, seen.encoder.num_features)
         load_state(network, state, source="the run's model.safetensors")
         decision = Decision.from_json(description["decision"])
