@@ -5,17 +5,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import save_file
 
 from counterstain.cli import OK, SOME_FAILED, WRONG_USE, run
 from counterstain.cli.predict_slides import encoder_of
 from counterstain.errors import InputError
+from counterstain.infer.cells import find_cells
 from counterstain.methods import MeanPool
 from counterstain.models.backbones import build_backbone
 from counterstain.models.encoders import backbone_encoder
+from counterstain.settings import to_tree
+from counterstain.slides import open_slide
 from counterstain.testing.diagnosing import linear_method
-from counterstain.testing.encoding import damage, write_tissue
+from counterstain.testing.encoding import CELLS, damage, write_tissue
 
 FLAGS = ("--tissue.mpp", "2", "--tissue.min-area-um2", "500", "--tissue.empty-inks", "--device", "cpu")
 
@@ -74,6 +78,25 @@ def test_another_run_does_not_mix_into_the_same_folder(
     assert answer["done"]["good.tiff"]["temperature"] == 3
 
 
+def test_cells_are_those_of_the_run_and_no_others(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    method = MeanPool.load(*_described(model))
+    cells = replace(CELLS, filter="otsu")
+    method.seen = replace(method.seen, chosen={name: of for name, of in to_tree(cells).items() if name != "cell_um"})
+    method.save(tmp_path / "run", {})
+    path = write_tissue(tmp_path / "a.tiff")
+    words = ["predict", str(tmp_path / "run"), str(path), "--out", str(tmp_path / "out"), "--device", "cpu", "--json"]
+    assert run(words) == OK
+    with open_slide(path) as slide:
+        num_cells = int(np.count_nonzero(find_cells(slide, cells).observed_HW))
+    assert json.loads(capsys.readouterr().out)["done"]["a.tiff"]["num_cells"] == num_cells
+    assert run([*words, "--cells", "runs_and_tissue"]) == WRONG_USE
+    assert "learned from cells chosen by 'otsu'" in capsys.readouterr().err
+    assert run([*words, "--tissue.mpp", "3"]) == WRONG_USE
+    assert run([*words, "--cells", "otsu"]) == OK
+
+
 def _described(folder: Path) -> Any:
     from counterstain.methods.artefacts import read_model
 
@@ -120,6 +143,10 @@ def test_embeddings_nobody_can_make_are_asked_for(tmp_path: Path, capsys: pytest
     code, said = predict(capsys, tmp_path / "run", slide, "--out", tmp_path / "out")
     assert code == WRONG_USE
     assert "--encoded" in said
-    code, answer = predict(capsys, tmp_path / "run", slide, "--out", tmp_path / "out", "--encoded", tmp_path / "none")
-    assert code == SOME_FAILED
+    words = ("predict", tmp_path / "run", slide, "--out", tmp_path / "out", "--encoded", tmp_path / "none", "--json")
+    for flags in (["--tissue.mpp", "2"], ["--cells", "otsu"], ["--outline", tmp_path / "none.geojson"]):
+        assert run([str(word) for word in (*words, *flags)]) == WRONG_USE
+        assert "encoded already are fixed" in capsys.readouterr().err
+    assert run([str(word) for word in words]) == SOME_FAILED
+    answer = json.loads(capsys.readouterr().out)
     assert answer["failed"][0]["kind"] == "MissingFileError"

@@ -15,21 +15,25 @@ import tifffile
 import torch
 
 from counterstain.data.cohorts import CohortSlide, Dropped
-from counterstain.data.encoded_files import read_encoded
+from counterstain.data.encoded_files import read_encoded, read_header
 from counterstain.errors import ExistingOutputError, InputError, MissingFileError, StaleResultError
 from counterstain.export import read_geojson
 from counterstain.export.heat import HeatSettings
 from counterstain.export.top_tiles import TopTileSettings
 from counterstain.geometry import Box
+from counterstain.infer.cells import CellSettings, find_cells
 from counterstain.infer.encode import encode_slide
 from counterstain.infer.evidence import EvidenceMap
 from counterstain.jobs.diagnose import FILES, TABLE, DiagnoseJob, diagnose_all, diagnose_slide
+from counterstain.jobs.encode import EncodeJob, encode_cohort
 from counterstain.methods import DSNet
 from counterstain.methods.slide_decision import Decision
 from counterstain.methods.slide_method import Seen
+from counterstain.settings import to_tree
 from counterstain.slides import open_slide
 from counterstain.testing.diagnosing import CALIBRATED, linear_method
 from counterstain.testing.encoding import CELLS, CPU, MeanEncoder, damage, write_tissue
+from counterstain.tissue import find_tissue
 
 
 @pytest.fixture
@@ -192,13 +196,16 @@ def test_the_table_keeps_slides_that_were_done_before(job: DiagnoseJob, tmp_path
     diagnose_all(slides[1:], job)
     assert list(rows_of(job.out)) == ["a", "b"]
     assert rows_of(job.out)["a"] == before
+    other = replace(job, model_digest="2" * 64, encode=replace(CPU, overwrite=True))
+    diagnose_all(slides[1:], other)
+    assert {slide: row["run"] for slide, row in rows_of(job.out).items()} == {"a": "run 1", "b": "2" * 8}
     shutil.rmtree(job.out / "a")
-    diagnose_all(slides[1:], job)
+    diagnose_all(slides[1:], other)
     assert list(rows_of(job.out)) == ["b"], "but not those that are gone"
 
 
 def test_slides_encoded_elsewhere_are_taken_from_there(entry: CohortSlide, job: DiagnoseJob, tmp_path: Path) -> None:
-    elsewhere = replace(job, encoder=None, encoded=tmp_path / "encoded")
+    elsewhere = replace(job, encoder=None, cells=None, encoded=tmp_path / "encoded")
     with pytest.raises(MissingFileError, match="Encode the slide"):
         diagnose_slide(entry, elsewhere)
     with open_slide(entry.path) as slide:
@@ -221,7 +228,82 @@ def test_embeddings_of_another_encoder_or_cell_are_refused(
     with open_slide(entry.path) as slide:
         encode_slide(slide, MeanEncoder(digest="2"), tmp_path / "encoded" / "a", CELLS, CPU)
     with pytest.raises(InputError, match="Encode it likewise"):
-        diagnose_slide(entry, replace(job, encoder=None, encoded=tmp_path / "encoded"))
+        diagnose_slide(entry, replace(job, encoder=None, cells=None, encoded=tmp_path / "encoded"))
+
+
+def learned_from(job: DiagnoseJob, cells: CellSettings, out: Path) -> DiagnoseJob:
+    """A job whose method learned from cells that were chosen so."""
+    method = linear_method(job.method.encoder)
+    method.seen = replace(method.seen, chosen=told(cells))
+    return replace(job, method=method, cells=None, out=out)
+
+
+def told(cells: CellSettings) -> dict[str, Any]:
+    """As it comes back from disk."""
+    return {name: value for name, value in json.loads(json.dumps(to_tree(cells))).items() if name != "cell_um"}
+
+
+def test_cells_are_chosen_as_the_method_learned_from_them(entry: CohortSlide, job: DiagnoseJob, tmp_path: Path) -> None:
+    otsu = replace(CELLS, filter="otsu", min_tissue=0.5)
+    learned = learned_from(job, otsu, tmp_path / "learned")
+    assert learned.cell_settings == otsu
+    answer = diagnose_slide(entry, learned)
+    with open_slide(entry.path) as slide:
+        assert answer["num_cells"] == np.count_nonzero(find_cells(slide, otsu).observed_HW)
+        assert answer["num_cells"] != np.count_nonzero(find_cells(slide, CELLS).observed_HW)
+    for other in (CELLS, replace(otsu, min_tissue=0.25), replace(otsu, tissue=replace(otsu.tissue, min_area_um2=1e4))):
+        with pytest.raises(InputError, match=r"chosen by 'otsu' \(at least 0.5 of tissue"):
+            replace(learned, cells=other)
+
+
+def test_encoded_slides_whose_cells_were_chosen_otherwise_are_refused(
+    entry: CohortSlide, job: DiagnoseJob, tmp_path: Path
+) -> None:
+    otsu = replace(CELLS, filter="otsu")
+    with open_slide(entry.path) as slide:
+        encode_slide(slide, MeanEncoder(), tmp_path / "encoded" / "a", CELLS, CPU)
+    learned = learned_from(job, otsu, tmp_path / "learned")
+    with pytest.raises(InputError, match="chosen by 'otsu'"):
+        diagnose_slide(entry, replace(learned, encoder=None, encoded=tmp_path / "encoded"))
+    alike = learned_from(job, CELLS, tmp_path / "alike")
+    assert not diagnose_slide(entry, replace(alike, encoder=None, encoded=tmp_path / "encoded"))["warnings"]
+    imported = linear_method(job.method.encoder)
+    imported.seen = replace(imported.seen, chosen={"filter": "imported"})
+    elsewhere = replace(job, method=imported, cells=None, encoder=None, encoded=tmp_path / "encoded")
+    assert "learned from were chosen by 'imported'" in diagnose_slide(entry, elsewhere)["warnings"][0]
+
+
+def test_to_replace_a_diagnosis_replaces_nothing_in_a_folder_of_encoded_slides(
+    entry: CohortSlide, job: DiagnoseJob, tmp_path: Path
+) -> None:
+    shared = replace(job, encoded=tmp_path / "encoded", encode=replace(CPU, overwrite=True))
+    with open_slide(entry.path) as slide:
+        encode_slide(slide, MeanEncoder(), tmp_path / "encoded" / "a", replace(CELLS, filter="otsu"), CPU)
+    before = times(tmp_path / "encoded")
+    with pytest.raises(StaleResultError, match="counterstain encode --overwrite"):
+        diagnose_slide(entry, shared)
+    assert times(tmp_path / "encoded") == before
+    diagnose_slide(entry, replace(shared, cells=replace(CELLS, filter="otsu")))
+    diagnose_slide(entry, replace(shared, cells=replace(CELLS, filter="otsu"), model_digest="run 2"))
+    assert times(tmp_path / "encoded") == before
+
+
+def test_an_outline_is_refused_where_nothing_is_encoded(job: DiagnoseJob, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Leave the outline"):
+        replace(job, encoder=None, cells=None, encoded=tmp_path, outline=tmp_path / "nothing.geojson")
+    with pytest.raises(InputError, match="choice of cells"):
+        replace(job, encoder=None, encoded=tmp_path)
+
+
+def test_an_outline_is_read_with_the_settings_that_it_was_encoded_with(
+    entry: CohortSlide, job: DiagnoseJob, tmp_path: Path
+) -> None:
+    with open_slide(entry.path) as slide:
+        find_tissue(slide, replace(CELLS.tissue, method="otsu")).save(tmp_path / "mine.geojson")
+    encode = EncodeJob(tmp_path / "encoded", MeanEncoder(), CELLS, CPU, outline=tmp_path / "mine.geojson")
+    assert not encode_cohort([entry], encode).failures
+    answer = diagnose_slide(entry, replace(job, encoded=tmp_path / "encoded", outline=tmp_path / "mine.geojson"))
+    assert answer["num_cells"] == read_header(tmp_path / "encoded" / "a", "mean").num_cells
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 Does not know: how a slide is encoded, scored or drawn.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from counterstain.infer import PredictSettings
 
 if TYPE_CHECKING:
     from counterstain.cli.inputs import Batch
+    from counterstain.infer.cells import CellSettings
     from counterstain.jobs.diagnose import DiagnoseJob
     from counterstain.methods import SlideMethod
     from counterstain.models.encoders import PatchEncoder
@@ -32,12 +33,12 @@ class SlideFlags:
         encoder: What made the embeddings that the run learned from: the run of an S-CAE, or the file of a backbone's
             weights. By default the one that the run was trained with, where it still is.
         encoded: A folder of slides that are encoded already, or are to be; OUT by default.
-        cells: Which cells are looked at; as those that the run learned from.
+        cells: Which cells are looked at, for runs that don't say it; by default as those that the run learned from.
     """
 
     encoder: Path | None = None
     encoded: Path | None = None
-    cells: Literal["runs", "otsu", "runs_and_tissue"] = "runs_and_tissue"
+    cells: Literal["runs", "otsu", "runs_and_tissue"] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def predict_slides(method: "SlideMethod", batch: "Batch", given: Given, *, json:
         The exit code.
 
     Raises:
-        InputError: When settings of maps were given, or the encoder is not the one that the run learned from.
+        InputError: When settings of maps were given, encoder or cells are not those that the run learned from, or cells are
+            to be chosen of slides that are encoded already.
     """
     from counterstain.jobs.diagnose import TABLE, diagnose_all
 
@@ -92,7 +94,6 @@ def predict_slides(method: "SlideMethod", batch: "Batch", given: Given, *, json:
 
 
 def _job(method: "SlideMethod", given: Given) -> "DiagnoseJob":
-    from counterstain.infer.cells import CellSettings
     from counterstain.infer.encode import EncodeSettings
     from counterstain.jobs.diagnose import DiagnoseJob
     from counterstain.methods import model_digest
@@ -109,12 +110,25 @@ def _job(method: "SlideMethod", given: Given) -> "DiagnoseJob":
         out=given.out,
         encoder=encoder_of(method.encoder, given.run, given.flags.encoder, given.flags.encoded),
         encoded=given.flags.encoded,
-        cells=CellSettings(cell_um=method.cell_um, filter=given.flags.cells, tissue=given.settings.tissue),
+        cells=_cells(method, given),
         encode=EncodeSettings(**chosen, overwrite=given.settings.overwrite),
         slide_mpp=given.mpp,
         assume_mpp=given.assume_mpp,
         outline=given.outline,
     )
+
+
+def _cells(method: "SlideMethod", given: Given) -> "CellSettings | None":
+    """How cells are chosen, where that was given: what was not given stays as the run learned."""
+    from counterstain.infer.cells import CellSettings, settings_of
+
+    flags, tissue = given.flags, given.settings.tissue
+    if flags.cells is None and tissue == PredictSettings().tissue:
+        return None
+    seen = method.seen
+    cells = settings_of(seen.chosen, seen.cell_um) or CellSettings(cell_um=seen.cell_um)
+    cells = replace(cells, filter=flags.cells or cells.filter)
+    return cells if tissue == PredictSettings().tissue else replace(cells, tissue=tissue)
 
 
 def encoder_of(

@@ -19,7 +19,7 @@ import io
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,21 +28,24 @@ import numpy as np
 import torch
 
 from counterstain import __version__, log
-from counterstain.data.cell_files import are_cells_alike, read_cells
+from counterstain.data.cell_files import CellGrid, are_cells_alike, how_chosen, read_cells
 from counterstain.data.cohorts import CohortSlide, Dropped
 from counterstain.data.encoded import EncodedSlide
 from counterstain.data.encoded_files import FeatureHeader, read_encoded, read_header
+from counterstain.data.slide_sets import told_choice
 from counterstain.errors import ExistingOutputError, InputError, StaleResultError
 from counterstain.export.heat import HeatSettings, write_heat_map, write_heat_ome_tiff, write_heat_tiles
 from counterstain.export.top_tiles import TopTileSettings, write_top_table, write_top_tiles
 from counterstain.files import read_json, settings_hash, write_json, write_text
-from counterstain.infer.cells import CellSettings
+from counterstain.infer.cells import CellSettings, settings_of
 from counterstain.infer.encode import EncodeSettings, encode_slide
 from counterstain.infer.evidence import EvidenceMap
+from counterstain.infer.lock import locked
 from counterstain.jobs.run import Outcomes, run_all
 from counterstain.methods import SlideMethod
 from counterstain.models.encoders import PatchEncoder
 from counterstain.results import SlideRecord, SlideScore
+from counterstain.settings import to_tree
 from counterstain.slides import Slide, open_slide
 from counterstain.tissue import load_tissue
 
@@ -59,7 +62,8 @@ FILES = {
 """What is written for a slide, in the order in which it is."""
 
 _FORMAT, _VERSION = "counterstain.diagnosis", 1
-_COLUMNS = ("slide", "probability", "decision", "prediction_set", "heat_map", "warnings", "reason")
+_COLUMNS = ("slide", "probability", "decision", "prediction_set", "heat_map", "warnings", "run", "reason")
+_DIGEST = 8  # characters that tell runs apart in the table
 _FEW_CELLS = 16
 _ENLARGED = 1.1  # a slide this many times coarser than what an encoder was shown is warned of
 
@@ -74,7 +78,7 @@ class DiagnoseJob:
         out: Where each slide's folder goes.
         encoder: What made the embeddings that the method learned from; None takes only what is encoded already.
         encoded: Where slides' folders with cells and features lie, or are made; None for `out`.
-        cells: Which cells are encoded: as those that the method learned from.
+        cells: Which cells are encoded; None for those that the method learned from.
         encode: Batches, device; whether results of other inputs are replaced.
         slide_mpp: Overrides what files and tables say.
         assume_mpp: For slides that have no resolution.
@@ -83,7 +87,8 @@ class DiagnoseJob:
         top: How many of the cells with most evidence are shown.
 
     Raises:
-        InputError: When encoder or cells are not those of the method's training.
+        InputError: When encoder or cells are not those of the method's training, or cells or an outline were given for
+            slides that are encoded already.
     """
 
     method: SlideMethod
@@ -91,7 +96,7 @@ class DiagnoseJob:
     out: Path
     encoder: PatchEncoder | None = None
     encoded: Path | None = None
-    cells: CellSettings = field(default_factory=CellSettings)
+    cells: CellSettings | None = None
     encode: EncodeSettings = field(default_factory=EncodeSettings)
     slide_mpp: float | None = None
     assume_mpp: float | None = None
@@ -102,16 +107,33 @@ class DiagnoseJob:
     def __post_init__(self) -> None:
         wanted = self.method.encoder
         if self.encoder is None:
+            if self.cells is not None or self.outline is not None:
+                raise InputError(
+                    "The cells of slides that are encoded already are fixed. Leave the outline and the choice of cells "
+                    "out, or give the encoder."
+                )
             return
         if (self.encoder.spec.name, self.encoder.spec.digest) != (wanted.name, wanted.digest):
             raise InputError(
                 f"The run learned from embeddings of {wanted.name} ({wanted.digest[:8]}); an encoder "
                 f"{self.encoder.spec.name} ({self.encoder.spec.digest[:8]}) was given. Give the weights that made those."
             )
-        if self.cells.cell_um != self.method.cell_um:
+        cells, seen = self.cell_settings, self.method.seen
+        if cells.cell_um != seen.cell_um:
             raise InputError(
-                f"The run learned from cells of {self.method.cell_um:g} um; {self.cells.cell_um:g} were given. Give those."
+                f"The run learned from cells of {seen.cell_um:g} um; {cells.cell_um:g} were given. Give those."
             )
+        if cells != (settings_of(seen.chosen, seen.cell_um) or cells):
+            raise InputError(
+                f"The run learned from cells {told_choice(seen.chosen)}; others were given, {told_choice(to_tree(cells))}. "
+                "Leave out how cells are chosen, and the run's own way is taken."
+            )
+
+    @property
+    def cell_settings(self) -> CellSettings:
+        """How cells are chosen: as given, else as those that the method learned from; the default where nobody says."""
+        seen = self.method.seen
+        return self.cells or settings_of(seen.chosen, seen.cell_um) or CellSettings(cell_um=seen.cell_um)
 
     def folder_of_cells(self, slide_id: str) -> Path:
         """Where a slide's cells and features lie."""
@@ -145,7 +167,8 @@ def diagnose_slide(entry: CohortSlide, job: DiagnoseJob) -> dict[str, Any]:
 
     Raises:
         StaleResultError: When the folder holds a diagnosis of another slide, run or encoding, and `overwrite` is not set.
-        ExistingOutputError: When a file that was not made here lies where one goes, and `overwrite` is not set.
+        ExistingOutputError: When a file that was not made here lies where one goes, and `overwrite` is not set; when
+            another process is diagnosing this slide.
         InputError: When the slide is encoded otherwise than what the method learned from.
         CounterstainError: As `encode_slide` and the writers do.
     """
@@ -153,26 +176,32 @@ def diagnose_slide(entry: CohortSlide, job: DiagnoseJob) -> dict[str, Any]:
     mpp = job.slide_mpp if job.slide_mpp is not None else entry.mpp
     with open_slide(entry.path, mpp, assume_mpp=job.assume_mpp) as slide:
         record, header = slide.record(), _encoded(slide, entry.slide_id, job)
-        seen = [record.content_hash, record.size, record.mpp, record.bounds]
+        seen = [record.content_hash, record.size, record.mpp, record.mpp_source, record.bounds]
         inputs_hash = settings_hash(seen, job.model_digest, header.inputs_hash)
-        before = _standing(folder, inputs_hash, overwrite=job.encode.overwrite)
-        if before is None or any(not (folder / name).exists() for name in FILES.values()):
-            diagnosed = _Diagnosed(entry.slide_id, job, record, inputs_hash)
-            before = diagnosed.finish(slide, folder, before)
-        else:
-            log.say(f"{folder}: already done")
+        with locked(folder):
+            before = _standing(folder, inputs_hash, overwrite=job.encode.overwrite)
+            if before is None or any(not (folder / name).exists() for name in FILES.values()):
+                diagnosed = _Diagnosed(entry.slide_id, job, record, inputs_hash)
+                before = diagnosed.finish(slide, folder, before)
+            else:
+                log.say(f"{folder}: already done")
     return before | {"files": {name: str(folder / file) for name, file in FILES.items()}}
 
 
 def _encoded(slide: Slide, slide_id: str, job: DiagnoseJob) -> FeatureHeader:
     """The features of a slide as the method knows them, made where an encoder is at hand."""
-    folder, wanted = job.folder_of_cells(slide_id), job.method.encoder
+    folder, wanted, learned = job.folder_of_cells(slide_id), job.method.encoder, job.method.seen.chosen
     if job.encoder is not None:
-        tissue = load_tissue(job.outline, slide) if job.outline is not None else None
-        header = encode_slide(slide, job.encoder, folder, job.cells, job.encode, tissue)
+        header = _encode(slide, job.encoder, folder, job)
     else:
         header = read_header(folder, wanted.name)
-        _refuse_others(read_cells(folder).slide, slide, folder)
+        _refuse_others(read_cells(folder), slide, folder)
+        chosen = how_chosen(folder)
+        if chosen != learned and {"min_tissue"} <= chosen.keys() & learned.keys():
+            raise InputError(
+                f"{folder} holds cells {told_choice(chosen)}; the run learned from those {told_choice(learned)}. Encode it "
+                "likewise."
+            )
     if header.encoder.digest != wanted.digest or not are_cells_alike(header.cell_um, job.method.cell_um):
         raise InputError(
             f"{folder} holds cells of {header.cell_um:g} um as {header.encoder.name} ({header.encoder.digest[:8]}) has "
@@ -182,10 +211,30 @@ def _encoded(slide: Slide, slide_id: str, job: DiagnoseJob) -> FeatureHeader:
     return header
 
 
-def _refuse_others(encoded: SlideRecord | None, slide: Slide, folder: Path) -> None:
-    """Refuses cells that are known to be of another slide; imported ones don't say."""
-    own = slide.record()
-    if encoded is not None and (encoded.content_hash, encoded.mpp) != (own.content_hash, own.mpp):
+def _encode(slide: Slide, encoder: PatchEncoder, folder: Path, job: DiagnoseJob) -> FeatureHeader:
+    """Encodes a slide; what lies in a folder that others use is never replaced."""
+    cells, settings = job.cell_settings, job.encode
+    tissue = load_tissue(job.outline, slide, cells.tissue) if job.outline is not None else None
+    if job.encoded is None:
+        return encode_slide(slide, encoder, folder, cells, settings, tissue)
+    try:
+        return encode_slide(slide, encoder, folder, cells, replace(settings, overwrite=False), tissue)
+    except StaleResultError as error:
+        raise StaleResultError(
+            f"{folder} holds cells or embeddings of another slide, other settings, or this encoder in another precision. "
+            "Give another folder of encoded slides, or replace them by `counterstain encode --overwrite`."
+        ) from error
+
+
+def _refuse_others(grid: CellGrid, slide: Slide, folder: Path) -> None:
+    """Refuses cells that are known to be of another slide; imported ones don't say, but lie on it."""
+    own, encoded, frame = slide.record(), grid.slide, grid.frame
+    over = (
+        (frame.box.right - own.size.width) / frame.downsample_x,
+        (frame.box.bottom - own.size.height) / frame.downsample_y,
+    )
+    is_other = encoded is not None and (encoded.content_hash, encoded.mpp) != (own.content_hash, own.mpp)
+    if is_other or max(over) > 1:
         raise StaleResultError(
             f"{folder} holds cells of another slide than '{slide.path}', or at another resolution. Encode this one."
         )
@@ -267,7 +316,7 @@ class _Diagnosed:
             "temperature": decision.temperature,
             "promised_error": decision.error,
             "local_share": method.local_share(encoded),
-            "warnings": warnings_of(self.record, encoded, method),
+            "warnings": warnings_of(self.record, encoded, method, how_chosen(self.job.folder_of_cells(self.slide_id))),
             "num_cells": len(encoded.cells_N2),
             "cell_um": method.cell_um,
             "encoder": asdict(method.encoder),
@@ -292,8 +341,10 @@ class _Diagnosed:
         return evidence
 
 
-def warnings_of(record: SlideRecord, encoded: EncodedSlide, method: SlideMethod) -> list[str]:
-    """What to be careful about with a slide, a sentence each."""
+def warnings_of(
+    record: SlideRecord, encoded: EncodedSlide, method: SlideMethod, chosen: Mapping[str, Any]
+) -> list[str]:
+    """What to be careful about with a slide, a sentence each; `chosen` says how its cells were."""
     warnings, decision, num_cells = [], method.decision, len(encoded.cells_N2)
     if record.mpp_source == "assumed":
         warnings.append(f"Its resolution, {record.mpp.mean:.4g} um/px, is assumed, not known.")
@@ -305,6 +356,11 @@ def warnings_of(record: SlideRecord, encoded: EncodedSlide, method: SlideMethod)
         )
     if num_cells < _FEW_CELLS:
         warnings.append(f"Only {num_cells} cells of it were looked at.")
+    learned = method.seen.chosen
+    if learned and chosen and learned != chosen:
+        warnings.append(
+            f"Its cells were {told_choice(chosen)}; those that the run learned from were {told_choice(learned)}."
+        )
     if decision.counts == (0, 0):
         warnings.append("The run was not calibrated: its probability is the network's own.")
     elif decision.error is not None and None in decision.reach:
@@ -323,6 +379,12 @@ def _write_table(out: Path, outcomes: Outcomes[dict[str, Any]], dropped: Sequenc
     table.writeheader()
     table.writerows(rows.values())
     write_text(out / TABLE, text.getvalue())
+    runs = {row["run"] for row in rows.values()} - {""}
+    if len(runs) > 1:
+        log.say(
+            f"{out / TABLE} has slides of {len(runs)} runs, whose probabilities do not compare; its column 'run' tells "
+            "them apart."
+        )
 
 
 def _rows_before(out: Path) -> list[dict[str, str]]:
@@ -345,6 +407,7 @@ def _row(slide_id: str, answer: Mapping[str, Any], out: Path) -> dict[str, str]:
         "prediction_set": "; ".join(answer["prediction_set"]),
         "heat_map": Path(answer["files"]["heat_map"]).relative_to(out).as_posix(),
         "warnings": " ".join(answer["warnings"]),
+        "run": answer["model_digest"][:_DIGEST],
         "reason": "",
     }
 
