@@ -206,11 +206,24 @@ def test_what_is_no_cohort_is_refused(cohort: Written, capsys: pytest.CaptureFix
 
 def test_a_view_that_costs_much_is_looked_at_on_request_alone(tmp_path: Path) -> None:
     # a flat file: the coarse view is made of all its pixels, a third of which are tissue
-    pixels = np.full((5000, 5000, 3), 243, np.uint8)
-    pixels[1000:4000, 1000:3500] = (200, 120, 170)
+    pixels = np.full((7800, 7800, 3), 243, np.uint8)
+    pixels[1000:4000, 1000:7000] = (200, 120, 170)
     entry = CohortSlide("flat", write_tiff(tmp_path / "flat.tif", pixels, 0.5, TiffDialect(factors=(), tile_px=512)))
     quick, deep = look_at(entry, Look()), look_at(entry, Look(deep=True))
     assert (quick.has_tissue, quick.ink) == (None, None)
     assert (deep.has_tissue, deep.ink) == (True, 0.0)
     assert quick.content_hash == deep.content_hash
-    assert quick.area_mm2 == pytest.approx(6.25)
+    assert quick.area_mm2 == pytest.approx(15.21)
+
+
+def test_pen_marks_that_were_not_looked_for_are_not_ruled_out(
+    cohort: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.full((7800, 7800, 3), 243, np.uint8)
+    pixels[1000:4000, 1000:7000] = (200, 120, 170)
+    write_tiff(cohort.table.with_name("flat.tif"), pixels, 0.5, TiffDialect(factors=(), tile_px=512))
+    code, found = answer(capsys, cohort.with_rows("flat,P95,flat.tif,normal,train,A"))
+    assert code == OK
+    (told,) = (one["text"] for one in found["warnings"] if one["about"] == "pen marks")
+    assert told.startswith("1 of 13 slides were not looked at for pen marks and tissue")
+    assert "--deep" in told

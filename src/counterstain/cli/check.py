@@ -133,7 +133,8 @@ def _checked(diagnosis: "Diagnosis", look: "Look", missing: Sequence["Dropped"])
     refused, warned = weaknesses(usable)
     traits = associations(usable, facts)
     told = [Finding(trait.trait, trait.warning) for trait in traits if trait.warning is not None]
-    others = [found for found in (size_warning(usable, facts), many_sites(usable)) if found is not None]
+    found_or_none = (_unlooked(usable, facts), size_warning(usable, facts), many_sites(usable))
+    others = [found for found in found_or_none if found is not None]
     return _Checked(
         diagnosis=diagnosis,
         facts=facts,
@@ -164,6 +165,20 @@ def _look_at_all(diagnosis: "Diagnosis", look: "Look") -> tuple[dict[str, "Slide
                     unusable.append(Dropped(row.slide_id, "no tissue was found on it: look at it, or leave it out"))
             counter.advance(note=row.slide_id)
     return facts, unusable
+
+
+def _unlooked(diagnosis: "Diagnosis", facts: Mapping[str, "SlideFacts"]) -> "Finding | None":
+    """Tells when slides were not looked at for pen marks and tissue: what was not looked for was not ruled out."""
+    from counterstain.data.leaks import Finding
+
+    unlooked = sum(facts[row.slide_id].has_tissue is None for row in diagnosis.rows)
+    if not unlooked:
+        return None
+    return Finding(
+        "pen marks",
+        f"{unlooked} of {_counted(len(diagnosis.rows), 'slide')} were not looked at for pen marks and tissue, since that "
+        "takes reading much of each: pass --deep to look at all of them.",
+    )
 
 
 def _by_split(diagnosis: "Diagnosis") -> dict[str, list[str]]:

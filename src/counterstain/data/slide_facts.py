@@ -14,7 +14,7 @@ from counterstain.geometry import Box, Size
 from counterstain.slides import Slide, open_slide
 from counterstain.tissue import TissueSettings, find_tissue, view_frame
 
-_CHEAP_PX = 20_000_000  # decoded for a view: a second or so; a file without coarse levels would be decoded whole
+_CHEAP_PX = 60_000_000  # decoded for a view: two or three seconds; a file without coarse levels would be decoded whole
 _QUICK = TissueSettings(max_px=1_000_000)
 _DEEP = TissueSettings()
 
