@@ -8,6 +8,7 @@ Does not know: what the rows are.
 """
 
 import os
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,15 +29,15 @@ class PartialRows:
 
     def __init__(self, target: Path, inputs_hash: str, shape: tuple[int, int], chunk: int) -> None:
         self.path = target.with_name(f".{target.stem}.{inputs_hash[:16]}.rows")
-        self._others = f".{target.stem}.*.rows"
+        self._others = re.compile(re.escape(f".{target.stem}.") + "[0-9a-f]{16}" + re.escape(".rows"))
         self._shape, self._chunk = shape, chunk
         self._row_bytes = 2 * shape[1]
 
     def __enter__(self) -> Self:
         """Opens the file, and removes those of other inputs."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for other in self.path.parent.glob(self._others):
-            if other != self.path:
+        for other in self.path.parent.iterdir():
+            if other != self.path and self._others.fullmatch(other.name):  # names of encoders have dots in them
                 other.unlink(missing_ok=True)
         self._file = self.path.open("ab")
         self._file.truncate(self.num_done * self._row_bytes)
