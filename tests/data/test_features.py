@@ -188,6 +188,14 @@ def test_another_slide_is_refused(tmp_path: Path) -> None:
         import_features(stamp, tmp_path / "out", bare)
 
 
+def test_a_slide_of_another_resolution_is_refused(tmp_path: Path) -> None:
+    path = write_tissue(tmp_path / "a.tiff")
+    encode_slide(open_slide(path), MeanEncoder(), tmp_path / "ours", CELLS, CPU)
+    ours = feature_path(tmp_path / "ours", "mean")
+    with pytest.raises(InputError, match=r"slide of 1 um/px.*has 0\.9"):
+        import_features(ours, tmp_path / "other", open_slide(path, 0.9))
+
+
 def test_a_second_encoder_shares_the_cells_and_other_content_is_refused(tmp_path: Path) -> None:
     path, told = write_trident(tmp_path / "a.h5", features(), corners()), ImportSettings(mpp=0.25)
     before = import_features(path, tmp_path / "out", settings=told)

@@ -92,6 +92,9 @@ def test_a_dense_grid_holds_the_same_embeddings(tmp_path: Path) -> None:
     encode_cohort([entry], job_for(tmp_path / "out", with_dense=True))
     assert (tmp_path / "out" / "a" / "features" / "mean.zarr" / "zarr.json").stat().st_mtime_ns == stamp
     other = job_for(tmp_path / "out", with_dense=True, encoder=MeanEncoder(digest="2"))
+    unasked = replace(other, settings=replace(CPU, overwrite=True), with_dense=False)
+    assert not encode_cohort([entry], unasked).failures
+    assert not (tmp_path / "out" / "a" / "features" / "mean.zarr").exists(), "that of former features is gone"
     changed = encode_cohort([entry], replace(other, settings=replace(CPU, overwrite=True))).done["a"]
     group = zarr.open_group(tmp_path / "out" / "a" / "features" / "mean.zarr", mode="r")
     assert group.attrs["inputs_hash"] == changed.inputs_hash != header.inputs_hash

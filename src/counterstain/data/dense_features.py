@@ -20,7 +20,9 @@ _CHUNK_CELLS = 64
 
 
 def write_dense(folder: Path, encoder_name: str) -> Path:
-    """Writes V as `features` (H, W, C) float16 and `observed` (H, W) bool into a Zarr group beside the HDF5 file.
+    """Writes V as `features` (H, W, C) and `observed` (H, W) bool into a Zarr group beside the HDF5 file.
+
+    V is float16 or float32, as the embeddings were given.
 
     Unobserved cells are exactly 0; chunks without any observed cell take no room. What lies there of other features is
     replaced.
@@ -58,7 +60,7 @@ def write_dense(folder: Path, encoder_name: str) -> Path:
     features = group.create_array(
         "features",
         shape=(height, width, channels),
-        dtype="float16",
+        dtype=encoded.features_NC.dtype,
         chunks=(min(_CHUNK_CELLS, height), min(_CHUNK_CELLS, width), channels),
         fill_value=0.0,
         dimension_names=("y", "x", "channel"),
@@ -67,7 +69,7 @@ def write_dense(folder: Path, encoder_name: str) -> Path:
     rows = encoded.cells_N2[:, 0]
     for top in range(0, height, _CHUNK_CELLS):
         first, last = np.searchsorted(rows, (top, top + _CHUNK_CELLS))
-        band = np.zeros((min(_CHUNK_CELLS, height - top), width, channels), np.float16)
+        band = np.zeros((min(_CHUNK_CELLS, height - top), width, channels), encoded.features_NC.dtype)
         cells = encoded.cells_N2[first:last]
         band[cells[:, 0] - top, cells[:, 1]] = encoded.features_NC[first:last]
         features[top : top + len(band)] = band

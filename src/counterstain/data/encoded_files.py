@@ -16,6 +16,7 @@ Does not know: how cells are chosen, what encodes them.
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -84,6 +85,8 @@ def write_features(
 ) -> Path:
     """Writes the features of all observed cells, a block at a time into a dataset of known size; replaces what is there.
 
+    A dense grid of former features, which other tools would read, goes.
+
     Args:
         folder: Of the slide.
         features_NC: (N, C) float16 or float32, in the order of `grid.cells_N2`; may lie in a file (`numpy.memmap`).
@@ -106,6 +109,7 @@ def write_features(
             "channels. Encode the slide again."
         )
     path = feature_path(folder, encoder.name)
+    shutil.rmtree(path.with_suffix(".zarr"), ignore_errors=True)
     rows = max(1, min(_CHUNK_CELLS, num_cells))
     with atomic(path) as temporary, h5py.File(temporary, "w") as file:
         features = file.create_dataset(
@@ -203,7 +207,7 @@ def read_header(folder: Path, encoder_name: str) -> FeatureHeader:
     """
     path = feature_path(folder, encoder_name)
     if not path.exists():
-        there = ", ".join(sorted(one.stem for one in (folder / FEATURES).glob("*.h5"))) or "none"
+        there = ", ".join(sorted(one.stem for one in (folder / FEATURES).glob("[!.]*.h5"))) or "none"
         raise MissingFileError(
             f"{folder} holds no features of encoder {encoder_name!r}; it has those of: {there}. Encode the slide first."
         )

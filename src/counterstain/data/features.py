@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from counterstain.slides.base import Slide
 
 _OFF_GRID_PX = 1.0  # level-0 pixels: corners were rounded to whole ones
+_SAME_MPP = 0.02  # of a resolution: readers round it
 _OFF_SLIDE = 1.0  # cells: a patch may reach beyond the slide, but not lie outside it
 
 
@@ -238,6 +239,11 @@ def _floats(dataset: Any) -> npt.NDArray[np.floating[Any]]:
 
 def _resolution(found: Patches, slide: "Slide | None", settings: ImportSettings) -> Mpp:
     if slide is not None:
+        if found.mpp is not None and abs(math.log(found.mpp.mean / slide.mpp.mean)) > _SAME_MPP:
+            raise InputError(
+                f"{found.path} was made of a slide of {found.mpp.mean:.4g} um/px, but '{slide.path}' has "
+                f"{slide.mpp.mean:.4g}. Give the slide that it was made of, or --mpp with the resolution it was cut with."
+            )
         return slide.mpp
     if settings.mpp is not None:
         return Mpp.square(settings.mpp)
