@@ -12,53 +12,33 @@ large matrix products in the same precision and run, as the limit. Every cell is
 import argparse
 import json
 import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from command import command_given
-from counterstain.models.dsnet import DSNet, DSNetArchitecture
+from counterstain.models.dsnet import DSNet
 from counterstain.models.scae import SCAE, SCAESettings
 from counterstain.models.slide_network import SlideBatch
+from speed import CUDA, DEVICE, finish, matrix_rate, precise, seconds
 
 AREA = 1e8  # level-0 pixels
 CELL_PX, SHOWN_PX, GRID = 256, 112, 39
-MACS_OF_CELL = 111.5e6  # of the encoder, as the paper's sizes give it
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
 
 
-def precise() -> AbstractContextManager[Any]:
-    return torch.autocast("cuda", torch.bfloat16) if CUDA else nullcontext()
-
-
-def seconds(action: Callable[[], object], repeats: int) -> float:
-    """The median of so many, after two to warm up."""
-    found = []
-    for _ in range(repeats + 2):
-        if CUDA:
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        action()
-        if CUDA:
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found[2:])
-
-
-def matrix_rate(repeats: int) -> float:
-    """Multiply-adds a second of large matrix products."""
-    side = 8192 if CUDA else 1024
-    one, other = (torch.randn(side, side, device=DEVICE) for _ in range(2))
-    with precise():
-        return side**3 / seconds(lambda: one @ other, repeats)
+def macs_of_cell() -> float:
+    """Multiply-adds of the encoder for one cell."""
+    encoder = SCAE(SCAESettings(decoder="tiny")).encoder.eval()
+    encoder.tau.fill_(0.0)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        encoder(torch.zeros(1, 3, SHOWN_PX, SHOWN_PX))
+    return float(counter.get_total_flops()) / 2
 
 
 def encoding(batch: int) -> Callable[[], object]:
@@ -76,7 +56,7 @@ def encoding(batch: int) -> Callable[[], object]:
 
 def diagnosing() -> Callable[[], object]:
     """DSNet on the grid of 1e8 pixels, a third of its cells not observed."""
-    network = DSNet(DSNetArchitecture()).to(DEVICE).eval()
+    network = DSNet(128).to(DEVICE).eval()
     observed = (torch.rand(1, 1, GRID, GRID, device=DEVICE) < 0.67).float()
     features = torch.rand(1, 128, GRID, GRID, device=DEVICE) * observed
     thumbnails = torch.rand(1, 3, 2 * GRID, 2 * GRID, device=DEVICE)
@@ -111,7 +91,7 @@ def from_file(path: Path) -> dict[str, Any]:
             embeddings: torch.Tensor = self.encoder(images_BCHW.contiguous(memory_format=torch.channels_last))
             return embeddings.float()
 
-    network = DSNet(DSNetArchitecture()).to(DEVICE).eval()
+    network = DSNet(128).to(DEVICE).eval()
     with tempfile.TemporaryDirectory() as folder, open_slide(path) as slide:
         start = time.perf_counter()
         header = encode_slide(slide, Fresh(), Path(folder), settings=EncodeSettings())
@@ -119,6 +99,7 @@ def from_file(path: Path) -> dict[str, Any]:
         grid = read_encoded(Path(folder), "scae")
         with torch.inference_mode(), precise():
             network(collate([GridSlide.of(grid)]).to(DEVICE))
+        finish()
         done = time.perf_counter()
         cell_px = grid.frame.downsample_x * grid.frame.downsample_y
         area = slide.bounds.width * slide.bounds.height
@@ -155,7 +136,7 @@ def main() -> None:
             "both": 1e3 * (encoder_s + network_s),
             "paper_rtx_2080": 44.1,
         },
-        "encoder_share_of_matrix_rate": MACS_OF_CELL * cells / encoder_s / rate,
+        "encoder_share_of_matrix_rate": macs_of_cell() * cells / encoder_s / rate,
         "from_file": from_file(given.slide) if given.slide else None,
     }
     print(json.dumps(tree, indent=2))

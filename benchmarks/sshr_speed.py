@@ -11,10 +11,7 @@ same run, as the limit. A training step is counted as three forward passes. cuDN
 import argparse
 import json
 import platform
-import statistics
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -28,36 +25,9 @@ from counterstain.methods import SSHR, InputSpec, SSHRConfig
 from counterstain.methods.sshr import learn_cams, parameter_groups
 from counterstain.models.count import count
 from counterstain.results import Classes
+from speed import CUDA, DEVICE, matrix_rate, precise, seconds
 
 CLASSES = Classes(("a", "b", "c", "d"), ((0, 0, 0),) * 4)
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
-
-
-def precise() -> AbstractContextManager[Any]:
-    return torch.autocast("cuda", torch.bfloat16) if CUDA else nullcontext()
-
-
-def seconds(action: Callable[[], object], repeats: int) -> float:
-    """The median of so many, after two to warm up."""
-    found = []
-    for _ in range(repeats + 2):
-        if CUDA:
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        action()
-        if CUDA:
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found[2:])
-
-
-def matrix_rate(repeats: int) -> float:
-    """Multiply-adds a second of large matrix products."""
-    side = 8192 if CUDA else 1024
-    one, other = (torch.randn(side, side, device=DEVICE) for _ in range(2))
-    with precise():
-        return side**3 / seconds(lambda: one @ other, repeats)
 
 
 def training(method: SSHR, batch: int, px: int) -> Callable[[], None]:
