@@ -59,9 +59,9 @@ def evaluate_slides(method: "SlideMethod", asked: Asked, *, json: bool) -> int:
 
     from counterstain.cli.predict_slides import encoder_of
     from counterstain.cli.train_slides import labelled, recorded
-    from counterstain.data.slide_sets import labelled_slides, open_slide_set
+    from counterstain.data.slide_sets import labelled_slides, open_slide_set, told_choice
     from counterstain.files import write_json
-    from counterstain.infer.cells import CellSettings
+    from counterstain.infer.cells import CellSettings, settings_of
     from counterstain.jobs.encode import EncodeJob, encode_cohort
     from counterstain.methods import model_digest
     from counterstain.report import open_test_split
@@ -80,11 +80,12 @@ def evaluate_slides(method: "SlideMethod", asked: Asked, *, json: bool) -> int:
     out = asked.encoded or asked.run / "encoded"
     encoder = encoder_of(method.encoder, asked.run, asked.encoder, asked.encoded)
     failures: tuple[Failure, ...] = ()
+    learned = method.seen.chosen
     if encoder is not None:
         job = EncodeJob(
             out=out,
             encoder=encoder,
-            cells=CellSettings(cell_um=method.cell_um),
+            cells=settings_of(learned, method.cell_um) or CellSettings(cell_um=method.cell_um),
             slide_mpp=asked.mpp or flags.mpp,
             assume_mpp=flags.assume_mpp,
         )
@@ -96,6 +97,11 @@ def evaluate_slides(method: "SlideMethod", asked: Asked, *, json: bool) -> int:
     slides = open_slide_set(diagnosis.source.stem, diagnosis.classes, done, method.encoder.name)
     if slides.encoder.digest != method.encoder.digest:
         raise InputError(f"'{out}' was encoded by another {method.encoder.name} than {asked.run} learned from.")
+    if "min_tissue" in learned and slides.chosen != learned:  # how imported cells were chosen, nobody knows
+        raise InputError(
+            f"'{out}' holds cells {told_choice(slides.chosen)}; {asked.run} learned from those {told_choice(learned)}. "
+            "Give slides that are encoded likewise."
+        )
     openings = open_test_split(asked.run, slides.digest(), asked.again) if asked.split == "test" else []
     scores = score_slides(method, replace(slides, classes=method.classes), asked.split)
     found = describe_scores(scores, method.classes)
