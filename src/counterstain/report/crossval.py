@@ -148,7 +148,9 @@ def cross_validate(
     """
     assert learners, "somebody has to learn"
     scored: list[ScoredSlide] = []
-    for fold in folds_of(slides, settings):
+    for fold in tuple(
+        folds_of(slides, settings)
+    ):  # all of them first: too few patients are found before hours are spent
         scored += _fold_scores(fold, learners, fold.folder(out), encode)
     return tuple(scored)
 

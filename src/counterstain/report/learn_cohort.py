@@ -27,7 +27,7 @@ from counterstain import log
 from counterstain.data.diagnosis import Diagnosis, DiagnosisSlide
 from counterstain.data.encoded import SlideSet
 from counterstain.data.encoded_files import read_header
-from counterstain.data.folds import inner_split
+from counterstain.data.folds import inner_split, patient_folds
 from counterstain.data.slide_sets import labelled_slides, open_slide_set
 from counterstain.errors import CounterstainError, InputError, StaleResultError, listed
 from counterstain.files import atomic, read_json, write_json
@@ -151,6 +151,7 @@ def learn_cohort(diagnosis: Diagnosis, job: CohortJob) -> CohortRun:
     rows = [row for row in diagnosis.rows if row.split in (None, "train", "val")]
     if not rows:
         raise InputError(f"'{diagnosis.source}' has test slides alone. Give some the split train, or leave splits out.")
+    _refuse_few(rows, job.folds)
     aside = _set_aside(rows, job)
     learning = [row for row in rows if row.split != "val" and (job.encoder.is_shared or row.slide_id not in aside)]
     failures: dict[str, Failure] = {}
@@ -160,6 +161,19 @@ def learn_cohort(diagnosis: Diagnosis, job: CohortJob) -> CohortRun:
     estimate = None if job.folds is None else _estimate(diagnosis, everything, job, failures, notes)
     _final(everything, aside, job)
     return CohortRun(job.run, everything, tuple(failures.values()), estimate, tuple(notes))
+
+
+def _refuse_few(rows: Sequence[DiagnosisSlide], settings: FoldSettings | None) -> None:
+    """Refuses before anything is encoded what folds could not be dealt out of.
+
+    Raises:
+        SplitError: When a class has too few patients.
+    """
+    if settings is None:
+        return
+    candidates = [row for row in rows if row.split != "val"]
+    for fold in patient_folds(candidates, settings.folds, settings.seed, settings.repeats):
+        inner_split([row for row in candidates if row.slide_id in fold.train], settings.val, settings.seed)
 
 
 def _set_aside(rows: Sequence[DiagnosisSlide], job: CohortJob) -> frozenset[str]:

@@ -175,13 +175,20 @@ def compare_slides(study: SlideStudy, open_set: OpenSet, out: Path) -> tuple[tup
         StaleResultError: When a run folder holds a run of other settings or slides.
     """
     scored: dict[str, Scores] = {}
+    about: dict[str, dict[str, Any]] = {}
     done: tuple[tuple[Row, ...], dict[str, Any]] | None = None
     for variant in study.variants:
         slides = open_set(variant.encoder)
         folder = out / variant.learner.folder
+        about[variant.name] = {
+            **_about(variant),
+            "encoder": slides.encoder.name,
+            "encoder_digest": slides.encoder.digest,
+        }
         scored[variant.name] = cross_validate(slides, [variant.learner], folder, study.folds)
         if study.reference in scored:
-            done = _summed_up(study, slides, scored, out)
+            rows, tree = _summed_up(study, slides, scored, out)
+            done = rows, {**tree, "variants": about}
             _write(study, done, out)
         log.say(f"{variant.name}: done")
     assert done is not None, "the reference is one of the variants"
@@ -210,7 +217,6 @@ def _summed_up(
         "reference": study.reference,
         "baseline": {"auroc": 0.5, "accuracy": max(counts.values()) / len(labels)},
         "rows": [_row_json(row) for row in rows],
-        "variants": {one.name: _about(one) for one in study.variants if one.name in scored},
         "notes": list(small_sample_notes(labels.count(1), labels.count(0))),
     }
     return rows, tree
@@ -281,7 +287,6 @@ def _about(variant: SlideVariant) -> dict[str, Any]:
     learner = variant.learner
     return {
         "method": learner.method,
-        "encoder": variant.encoder,
         "settings": to_tree(learner.config),
         "training": to_tree(learner.training),
     }
