@@ -110,6 +110,9 @@ def fit(
     checkpoint = run / "checkpoints" / "last.ckpt"
     resumed = Resumed(_epochs_done(checkpoint))
     _seed(settings.seed, resumed.epoch)
+    if hasattr(train_loader.sampler, "set_epoch"):
+        # processes that read ask for an order before Lightning has said which epoch comes
+        train_loader.sampler.set_epoch(resumed.epoch)
     with ExitStack() as stack:
         stack.enter_context(_quiet())
         steps = len(train_loader) // settings.devices  # of an epoch, for each process
