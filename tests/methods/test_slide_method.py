@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from counterstain.data.encoded import SlideSet
-from counterstain.data.encoded_files import read_encoded
+from counterstain.data.encoded_files import read_encoded, write_encoded
 from counterstain.errors import InputError, SplitError, StaleResultError
 from counterstain.methods import SLIDE_METHODS, DSNet, MeanPool, load_dense_method, load_slide_method
-from counterstain.methods.slide_baselines import MeanPoolConfig
-from counterstain.methods.slide_method import SlideMethod
-from counterstain.testing.encoded_slides import write_encoded_slides
+from counterstain.methods.slide_baselines import MeanPoolConfig, Thumbnail
+from counterstain.methods.slide_method import SlideMethod, class_weights, slide_loss
+from counterstain.metrics import points_at_tumour, tile_auroc
+from counterstain.models.backbones import ResNet
+from counterstain.models.weights import write_state
+from counterstain.testing.encoded_slides import planted_cells, write_encoded_slides
 from counterstain.training import TrainSettings
 from counterstain.training.fit import read_losses
 
@@ -64,17 +67,17 @@ def test_the_same_arguments_take_up_a_finished_run_and_others_are_refused(
         fitted(halves, tmp_path / "run", replace(CONFIG, learning_rate=0.01))
 
 
-@pytest.mark.parametrize("select", ["auroc", "last"])
-def test_a_run_killed_between_epochs_ends_as_one_that_was_not(
-    select: str, halves: tuple[SlideSet, SlideSet], tmp_path: Path
+@pytest.mark.parametrize("name", _KILLED["CASES"])
+def test_a_run_that_was_killed_ends_as_one_that_was_not(
+    name: str, halves: tuple[SlideSet, SlideSet], tmp_path: Path
 ) -> None:
-    config = replace(CONFIG, select=select, crop_cells=2)
-    fitted(halves, tmp_path / "whole", config)
-    arguments = [str(tmp_path / "encoded"), str(tmp_path / "killed"), select]
+    case = _KILLED["CASES"][name]
+    case.fit(halves, tmp_path / "whole")
+    arguments = [str(tmp_path / "encoded"), str(tmp_path / "killed"), name]
     done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert not (tmp_path / "killed" / "model.json").exists()
-    resumed, whole = fitted(halves, tmp_path / "killed", config), load_slide_method(tmp_path / "whole")
+    resumed, whole = case.fit(halves, tmp_path / "killed"), load_slide_method(tmp_path / "whole")
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, resumed.network.state_dict()[name]), name
     assert read_losses(tmp_path / "killed" / "losses.csv") == read_losses(tmp_path / "whole" / "losses.csv")
@@ -89,6 +92,78 @@ def test_patients_on_both_sides_and_a_side_without_a_class_are_refused(slides: S
     with pytest.raises(SplitError, match="both classes are needed"):
         method.fit(slides.of(ids[:4]), slides.of(ids[6:]), tmp_path, QUICK)
     assert not (tmp_path / "run.json").exists()
+
+
+def test_first_weights_follow_their_seed_leave_other_randomness_alone_and_are_part_of_a_run(
+    halves: tuple[SlideSet, SlideSet], tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first, again, other = (MeanPool.create(CONFIG, halves[0], seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    weights = [method.network.state_dict()["head.weight"] for method in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    first.fit(*halves, tmp_path / "run", QUICK)
+    with pytest.raises(StaleResultError, match="other settings or data"):
+        other.fit(*halves, tmp_path / "run", QUICK)
+
+
+def test_balance_weighs_a_slide_by_how_rare_its_class_is_even_alone_in_its_batch(slides: SlideSet) -> None:
+    rare = [slide for slide in slides.slides if slide.label][:1]
+    common = [slide for slide in slides.slides if not slide.label][:8]
+    weights_2 = class_weights([*rare, *common, replace(common[0], slide_id="ninth")])
+    logits_12 = torch.tensor([[0.4, 0.4]])
+    positive, negative = (slide_loss(logits_12, torch.tensor([label]), weights_2) for label in (1, 0))
+    assert float(positive / negative) == pytest.approx(9)
+    labels_B = torch.tensor([1] + [0] * 9)
+    whole = slide_loss(logits_12.expand(10, -1), labels_B, weights_2)
+    assert float(whole) == pytest.approx(float(slide_loss(logits_12.expand(10, -1), labels_B)))
+
+
+def test_fewer_slides_than_a_batch_are_learned_from_and_said(
+    halves: tuple[SlideSet, SlideSet], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    method = MeanPool.create(CONFIG, halves[0], 0)
+    method.fit(*halves, tmp_path / "run", replace(QUICK, epochs=1, batch_size=50))
+    assert "12 training slides fill no batch of 50" in " ".join(capsys.readouterr().err.split())
+
+
+def test_slides_without_thumbnails_are_refused_before_a_run_is_begun(
+    halves: tuple[SlideSet, SlideSet], tmp_path: Path
+) -> None:
+    train, val = halves
+    slide = train.slides[0]
+    bare = replace(read_encoded(slide.folder, "planted"), thumbnail_HWC=None)
+    write_encoded(tmp_path / "bare", bare, train.encoder, train.cell_um)
+    train = replace(train, slides=(replace(slide, folder=tmp_path / "bare"), *train.slides[1:]))
+    for method_type in (Thumbnail, DSNet):
+        method = method_type.create(method_type.presets["short"], train, 0)
+        with pytest.raises(InputError, match=rf"1 of 16 slides have no thumbnail \({slide.slide_id}\)"):
+            method.fit(train, val, tmp_path / "run", QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_remembers_its_first_weights_and_is_loaded_without_their_file(
+    halves: tuple[SlideSet, SlideSet], tmp_path: Path
+) -> None:
+    path, run, once = tmp_path / "resnet18.safetensors", tmp_path / "run", replace(QUICK, epochs=1)
+    write_state(path, ResNet(18).state_dict())
+    config = replace(Thumbnail.presets["small"], thumbnail_px=40, weights=path)
+    for _ in range(2):  # the second takes the finished run up
+        method = Thumbnail.create(config, halves[0], 0)
+        method.fit(*halves, run, once)
+    digest = method.pretrained["weights_digest"]
+    method.save(tmp_path / "copy")
+    for folder in (run, tmp_path / "copy"):
+        assert json.loads((folder / "model.json").read_text())["provenance"]["weights_digest"] == digest
+    write_state(path, ResNet(18).state_dict())
+    with pytest.raises(StaleResultError, match="other settings or data"):
+        Thumbnail.create(config, halves[0], 0).fit(*halves, run, once)
+    path.unlink()
+    loaded, slide = load_slide_method(run), read_encoded(halves[1].slides[0].folder, "planted")
+    assert loaded.pretrained == {"weights_digest": digest}
+    assert np.array_equal(loaded.score([slide]), method.score([slide]))
 
 
 def test_three_classes_are_no_diagnosis(slides: SlideSet) -> None:
@@ -123,10 +198,15 @@ def test_planted_cells_are_found_and_evidence_is_nan_where_nothing_was_observed(
     config = replace(CONFIG, pool="max")
     method = MeanPool.create(config, halves[0], 0)
     method.fit(*halves, tmp_path / "run", replace(QUICK, epochs=20))
-    slide = read_encoded(halves[1].slides[1].folder, "planted")
-    evidence = method.evidence(slide)
-    assert np.array_equal(np.isnan(evidence), ~slide.observed)
-    assert method.local_share(slide) is None
+    for labelled in halves[1].slides:
+        slide = read_encoded(labelled.folder, "planted")
+        evidence, tumour = method.evidence(slide), np.zeros(slide.frame.size.shape)
+        assert np.array_equal(np.isnan(evidence), ~slide.observed)
+        if labelled.label:
+            tumour[planted_cells(labelled)] = 1
+            assert points_at_tumour(evidence, tumour)[0], labelled.slide_id
+            assert tile_auroc(evidence, tumour) > 0.9, labelled.slide_id
+        assert method.local_share(slide) is None
 
 
 def test_a_dsnet_says_how_its_streams_share(slides: SlideSet) -> None:

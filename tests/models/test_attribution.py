@@ -116,7 +116,7 @@ def test_slides_without_any_observed_cell_have_no_evidence() -> None:
 
 def test_evidence_turns_with_the_slide() -> None:
     torch.manual_seed(0)
-    net, batch = DSNet(DSNetArchitecture(evidence_kind="integrated")), slides(7, 10, num_slides=1, channels=128)
+    net, batch = DSNet(128, DSNetArchitecture(evidence_kind="integrated")), slides(7, 10, num_slides=1, channels=128)
     assert batch.thumbnails_B3HW is not None
     turned = SlideBatch(
         batch.features_BCHW.rot90(1, (2, 3)).flip(3),

@@ -17,12 +17,12 @@ class TestDSNet(SlideNetworkContract):
     learning_steps = 15
 
     def build(self) -> SlideNetwork:
-        return DSNet(DSNetArchitecture(self.num_features))
+        return DSNet(self.num_features)
 
 
 class TestDSNetAsPublished(TestDSNet):
     def build(self) -> SlideNetwork:
-        return DSNet(DSNetArchitecture(self.num_features, propagation="uhrig"))
+        return DSNet(self.num_features, DSNetArchitecture(propagation="uhrig"))
 
 
 class TestMeanPooling(SlideNetworkContract):

@@ -12,7 +12,7 @@ Source: DSNet (IEEE TMI 2022, arXiv 2109.05788), sections III and IV.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from counterstain.methods.slide_config import SlideConfig
@@ -31,11 +31,6 @@ class DSNetConfig(SlideConfig, DSNetArchitecture):
         SlideConfig.__post_init__(self)
         DSNetArchitecture.__post_init__(self)
 
-    def architecture(self, num_features: int) -> DSNetArchitecture:
-        """The network's settings alone, for embeddings of this many channels."""
-        values = {one.name: getattr(self, one.name) for one in fields(DSNetArchitecture)}
-        return DSNetArchitecture(**{**values, "num_features": num_features})
-
 
 class DSNet(SlideMethod):
     """Dual-stream network: local embeddings and multi-scale thumbnails, weighed against each other for every slide."""
@@ -44,7 +39,15 @@ class DSNet(SlideMethod):
     config_type: ClassVar[type[DSNetConfig]] = DSNetConfig
     presets: ClassVar[Mapping[str, DSNetConfig]] = {
         "paper": DSNetConfig(propagation="uhrig"),
-        "short": DSNetConfig(learning_rate=1e-3, warmup_epochs=2, schedule="cosine", select="last"),
+        "short": DSNetConfig(
+            learning_rate=1e-3,
+            warmup_epochs=2,
+            schedule="cosine",
+            select="last",
+            hide_cells=0.5,
+            cell_head=True,
+            evidence_kind="cells",
+        ),
     }
     training: ClassVar[Mapping[str, TrainSettings]] = {
         "paper": TrainSettings(epochs=200, batch_size=8, seed=0),
@@ -53,4 +56,4 @@ class DSNet(SlideMethod):
 
     @classmethod
     def build_network(cls, config: Any, num_features: int) -> SlideNetwork:
-        return Network(config.architecture(num_features))
+        return Network(num_features, config)

@@ -56,8 +56,8 @@ class GridSlide:
         """
         if not np.isfinite(slide.features_NC).all():
             raise InputError(
-                f"A slide of {slide.frame.size.width} x {slide.frame.size.height} cells has embeddings that are not finite. "
-                "Encode it again, in float32 where numbers are above 65504."
+                f"Of {len(slide.features_NC)} embeddings of a slide some are not finite. Encode it again, in float32 if "
+                "they are too large for float16."
             )
         return cls(slide.dense_features(), slide.observed, slide.thumbnail_HWC)
 
@@ -69,7 +69,7 @@ class GridSlide:
 
 
 def augmented(slide: GridSlide, config: SlideConfig, random: np.random.Generator) -> GridSlide:
-    """A random crop, turn and mirror image; V and T move together.
+    """A random crop, turn and mirror image, and cells hidden; V and T move together.
 
     At most `crop_cells` rows and columns are discarded, dealt out at random between the two ends, never more than half of
     the slide and never all that was observed. The embeddings themselves are those of the unturned cells.
@@ -82,6 +82,11 @@ def augmented(slide: GridSlide, config: SlideConfig, random: np.random.Generator
     if observed[rows, columns].any():
         features, observed = features[rows, columns], observed[rows, columns]
         thumbnail = None if thumbnail is None else thumbnail[_doubled(rows), _doubled(columns)]
+    if config.hide_cells:
+        share = random.uniform(0, config.hide_cells)
+        shown = observed & (random.random(observed.shape) >= share)
+        if shown.any():
+            features, observed = np.where(shown[..., None], features, features.dtype.type(0)), shown
     if config.turn:
         quarters, is_mirrored = int(random.integers(4)), bool(random.integers(2))
         features, observed = _turned(features, quarters, is_mirrored), _turned(observed, quarters, is_mirrored)

@@ -23,17 +23,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from counterstain import log
+from counterstain.data.cell_files import has_thumbnail
 from counterstain.data.encoded import EncodedSlide, LabelledSlide, SlideSet
 from counterstain.errors import InputError, SplitError
 from counterstain.files import settings_hash, whole_hash, write_json
-from counterstain.methods.artefacts import open_run, read_model, save_model
+from counterstain.methods.artefacts import open_run, pretrained_of, read_model, save_model
 from counterstain.methods.base import Method
 from counterstain.methods.device import on_device
 from counterstain.methods.slide_batches import EpochShuffle, GridSlide, SlideItems, collate, collate_labelled
 from counterstain.methods.slide_config import SlideConfig
 from counterstain.methods.slide_decision import Decision
 from counterstain.metrics.ranking import auroc
-from counterstain.models.dsnet import DSNet
 from counterstain.models.slide_network import SlideNetwork
 from counterstain.models.weights import load_state, read_state, write_state
 from counterstain.results import Classes, EncoderSpec, SlideScore
@@ -86,6 +87,7 @@ class SlideMethod(Method):
         self.config, self.classes, self.seen, self.network = config, classes, seen, network
         self.decision = decision or Decision()
         self.pretrained: dict[str, Any] = {}
+        self.first_seed: int | None = None
 
     @classmethod
     @abstractmethod
@@ -113,9 +115,12 @@ class SlideMethod(Method):
             raise InputError(
                 f"{len(slides.classes)} classes were given; a diagnosis is between two. Name the positive ones: --positive."
             )
-        torch.manual_seed(seed)
-        network = cls.build_network(config, slides.encoder.num_features)
-        return cls(config, slides.classes, Seen(slides.encoder, slides.cell_um, slides.chosen), network)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = cls.build_network(config, slides.encoder.num_features)
+        method = cls(config, slides.classes, Seen(slides.encoder, slides.cell_um, slides.chosen), network)
+        method.first_seed = seed
+        return method
 
     def fit(self, train: SlideSet, val: SlideSet, run: Path, settings: TrainSettings) -> None:
         """Learns from slides with labels and keeps the result in a run folder.
@@ -130,30 +135,23 @@ class SlideMethod(Method):
             settings: How long and on what.
 
         Raises:
+            InputError: When a slide has no thumbnail and the network looks at them.
             SplitError: When the two share a patient, or either lacks a class.
             StaleResultError: When the run folder holds a run of other settings or slides.
         """
         _refuse_bad_splits(train, val)
-        training = asdict(settings)
-        training.pop("num_workers")
-        # files by what they hold: where they lie changes nothing
-        settings_of = {
-            name: whole_hash(value) if isinstance(value, Path) else value for name, value in asdict(self.config).items()
-        }
-        digest = settings_hash(self.name, settings_of, training, train.digest(), val.digest())
-        tree = {"method": self.name, "settings": to_tree(self.config), "training": to_tree(settings)}
-        tree["data"] = {
-            "name": train.name,
-            "train": len(train.slides),
-            "val": len(val.slides),
-            "digest": train.digest(),
-        }
-        if open_run(run, digest, tree):
+        if self.network.needs_thumbnails:
+            _refuse_missing_thumbnails(self.name, (*train.slides, *val.slides))
+        if open_run(run, *self._recipe(train, val, settings)):
             finished = type(self).load(*read_model(run))
-            self.network, self.decision = finished.network, finished.decision
+            self.network, self.decision, self.pretrained = finished.network, finished.decision, finished.pretrained
             return
         items = SlideItems(train, self.config, settings.seed)
         batch_size = min(settings.batch_size, len(items))
+        if batch_size < settings.batch_size:
+            log.say(
+                f"{len(items)} training slides fill no batch of {settings.batch_size}: one batch holds all of them."
+            )
         loader = train_loader(
             items,
             batch_size=batch_size,
@@ -176,6 +174,24 @@ class SlideMethod(Method):
         self.save(run, {"data": known, "training": to_tree(settings)})
         (run / _BEST).unlink(missing_ok=True)
 
+    def _recipe(self, train: SlideSet, val: SlideSet, settings: TrainSettings) -> tuple[str, dict[str, Any]]:
+        """The digest of all that changes a run's result, and what its `config.toml` says."""
+        training = asdict(settings)
+        training.pop("num_workers")
+        # files by what they hold: where they lie changes nothing
+        settings_of = {
+            name: whole_hash(value) if isinstance(value, Path) else value for name, value in asdict(self.config).items()
+        }
+        digest = settings_hash(self.name, settings_of, self.first_seed, training, train.digest(), val.digest())
+        tree = {"method": self.name, "settings": to_tree(self.config), "training": to_tree(settings)}
+        tree["data"] = {
+            "name": train.name,
+            "train": len(train.slides),
+            "val": len(val.slides),
+            "digest": train.digest(),
+        }
+        return digest, tree
+
     def save(self, run: Path, provenance: dict[str, Any] | None = None) -> None:
         save_model(
             run,
@@ -197,14 +213,14 @@ class SlideMethod(Method):
         from counterstain.settings import build
 
         config = build(cls.config_type, description["config"])
-        known = description["provenance"].get("weights_digest")
         chosen = description.get("cells_chosen", {})  # runs of earlier versions don't say
         seen = Seen(EncoderSpec(**description["encoder"]), description["cell_um"], chosen)
         network = cls.build_network(config, seen.encoder.num_features)
         load_state(network, state, source="the run's model.safetensors")
         decision = Decision.from_json(description["decision"])
         method = cls(config, Classes.from_json(description["classes"]), seen, network, decision)
-        method.pretrained = {} if known is None else {"weights_digest": known}
+        known = pretrained_of(description, ["weights"])
+        method.pretrained = {name: value for name, value in known.items() if value is not None}
         return method
 
     @property
@@ -247,10 +263,9 @@ class SlideMethod(Method):
         return self._shares([GridSlide.of(slide)])[0]
 
     def _shares(self, slides: Sequence[GridSlide]) -> list[float | None]:
-        if not isinstance(self.network, DSNet) or not self.network.architecture.weighs_streams:
-            return [None] * len(slides)
-        with on_device(self.network) as device:
-            return [float(self.network.streams(collate([slide]).to(device))[0]) for slide in slides]
+        with on_device(self.network) as device, torch.inference_mode():
+            found = [self.network.local_shares(collate([slide]).to(device)) for slide in slides]
+        return [None if share_1 is None else float(share_1[0]) for share_1 in found]
 
     def _margins(self, items: SlideItems) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         pairs = [items[number] for number in range(len(items))]
@@ -297,9 +312,31 @@ def _refuse_bad_splits(train: SlideSet, val: SlideSet) -> None:
             raise SplitError(f"The {name} slides are {names}; both classes are needed there. Add slides of the other.")
 
 
-def _weights(slides: Sequence[LabelledSlide], is_balanced: bool) -> Tensor | None:
-    if not is_balanced:
-        return None
+def _refuse_missing_thumbnails(name: str, slides: Sequence[LabelledSlide]) -> None:
+    without = [slide.slide_id for slide in slides if not has_thumbnail(slide.folder)]
+    if without:
+        raise InputError(
+            f"{len(without)} of {len(slides)} slides have no thumbnail ({without[0]}), and {name!r} looks at thumbnails as "
+            "it is set. Encode them with their slide files at hand, or choose a method that looks at embeddings alone."
+        )
+
+
+def slide_loss(logits_B2: Tensor, labels_B: Tensor, weights_2: Tensor | None = None) -> Tensor:
+    """The mean cross entropy of slides, each times the weight of its class, whatever else is in the batch.
+
+    Args:
+        logits_B2: float.
+        labels_B: int64, 0 or 1.
+        weights_2: Of the negative and the positive class; None weighs all alike.
+    """
+    if weights_2 is None:
+        return F.cross_entropy(logits_B2, labels_B)
+    # torch's own weights are divided by their sum over the batch: a slide alone in its batch would count as any other
+    return (F.cross_entropy(logits_B2, labels_B, reduction="none") * weights_2.to(logits_B2.device)[labels_B]).mean()
+
+
+def class_weights(slides: Sequence[LabelledSlide]) -> Tensor:
+    """(2,) float32: how rare each class is among slides; over the slides they average 1."""
     counts = torch.tensor([sum(slide.label == label for slide in slides) for label in (0, 1)], dtype=torch.float32)
     return len(slides) / (2 * counts)
 
@@ -307,7 +344,8 @@ def _weights(slides: Sequence[LabelledSlide], is_balanced: bool) -> Tensor | Non
 def _module(method: SlideMethod, train: SlideSet, epochs: int) -> "LightningModule":
     from lightning.pytorch import LightningModule
 
-    config, weights = method.config, _weights(train.slides, method.config.balance)
+    config = method.config
+    weights_2 = class_weights(train.slides) if config.balance else None
 
     class Training(LightningModule):
         """Cross entropy of the two logits, and what the network adds."""
@@ -319,8 +357,7 @@ def _module(method: SlideMethod, train: SlideSet, epochs: int) -> "LightningModu
         def training_step(self, batch: Any, _: int) -> Tensor:
             slides, labels_B = batch
             logits_B2, added = self.network.learn(slides, labels_B)
-            loss = F.cross_entropy(logits_B2, labels_B, None if weights is None else weights.to(logits_B2.device))
-            return loss + added
+            return slide_loss(logits_B2, labels_B, weights_2) + added
 
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.AdamW(
@@ -350,7 +387,6 @@ def _best_epoch(method: SlideMethod, val: SlideItems, run: Path) -> "list[Callba
             method.network.train()
             signed = np.where(labels == 1, margins, -margins)
             value = (auroc(margins, labels), -float(np.logaddexp(0, -signed).mean()))
-            self._seen = self._seen[: trainer.current_epoch]
             if not self._seen or value > max(self._seen):
                 write_state(run / _BEST, method.network.state_dict())
             self._seen.append(value)

@@ -20,9 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from counterstain.errors import InputError, UnknownNameError
-from counterstain.models.slide_network import SlideBatch, SlideNetwork
-
-NUM_CLASSES = 2
+from counterstain.models.slide_network import NUM_CLASSES, SlideBatch, SlideNetwork
 
 AttentionEvidence = Literal["parts", "attention"]
 """What a network of attention shows. "parts": each cell's part of the slide's log-odds, attention times the log-odds that

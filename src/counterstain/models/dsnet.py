@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from counterstain.errors import InputError, UnknownNameError
 from counterstain.models.attribution import OrdinaryCells, integrated_evidence
+from counterstain.models.bags import PoolingNetwork, PoolingSettings
 from counterstain.models.dsnet_blocks import (
     ConcurrentBottleneck,
     Excitation,
@@ -33,7 +34,7 @@ from counterstain.models.sparse import NormKind, Propagation, SparseConv, Suppor
 from counterstain.models.thumbnails import check_levels, stack_levels
 
 Streams = Literal["both", "local", "regional"]
-EvidenceKind = Literal["grad_cam", "integrated"]
+EvidenceKind = Literal["grad_cam", "integrated", "cells"]
 
 LOCAL_WIDTHS = (128, 144, 224, 256, 320)
 LOCAL_STRIDES = (2, 1, 2, 1)
@@ -51,7 +52,6 @@ class DSNetArchitecture:
     """What a DSNet is made of; as given, the network of the paper as far as its text and figures tell.
 
     Args:
-        num_features: Channels of an embedding. Any number but 128 is normalised and projected to 128 first.
         levels: Pixels of the finest thumbnail to a side of each thumbnail's pixel.
         propagation: Of masks in the local stream, see `Support`. The paper's is "uhrig".
         norm: "batch" as in the paper; "instance" and "group" for batches of one slide.
@@ -70,7 +70,10 @@ class DSNetArchitecture:
         spatial_bottleneck: Whether bottlenecks halve their grid within.
         mask_thumbnail: Whether thumbnails are blank where no cell was observed.
         evidence_kind: "grad_cam" as in the paper, on coarse cells; "integrated" is what each cell adds to the difference of
-            the logits, see `integrated_evidence`, for sixteen passes a slide.
+            the logits, see `integrated_evidence`, for sixteen passes a slide; "cells" is what the cell head says of each.
+        cell_head: Whether a linear classifier of single cells stands beside the network, as wide as it is shallow: what it
+            says of the most positive cell is added to the logits, and it is trained on that alone as well. Ours: with few
+            slides a deep network learns no cell by heart that a linear one would find. The paper has none.
 
     Raises:
         InputError: When a number can't be used; `UnknownNameError` for names.
@@ -80,7 +83,6 @@ class DSNetArchitecture:
         "strided" as the default, see `Support`.
     """
 
-    num_features: int = 128
     levels: tuple[int, ...] = (1, 2, 3)
     propagation: Propagation = "strided"
     norm: NormKind = "batch"
@@ -98,27 +100,25 @@ class DSNetArchitecture:
     spatial_bottleneck: bool = True
     mask_thumbnail: bool = False
     evidence_kind: EvidenceKind = "grad_cam"
+    cell_head: bool = False
 
     def __post_init__(self) -> None:
         named = {"propagation": Propagation, "norm": NormKind, "streams": Streams, "evidence_kind": EvidenceKind}
         for field, names in named.items():
             if getattr(self, field) not in get_args(names):
                 raise UnknownNameError(field, getattr(self, field), get_args(names))
+        if self.evidence_kind == "cells" and (not self.cell_head or self.streams == "regional"):
+            raise InputError(
+                "evidence_kind = 'cells' was given to a DSNet without a cell head. Set cell_head = true and look at "
+                "embeddings, or take 'grad_cam' or 'integrated'."
+            )
         check_levels(self.levels)
         for field, widths in (("ratio_cb", LOCAL_WIDTHS[1:]), ("ratio_ms", REGIONAL_WIDTHS[1:])):
             ratio = getattr(self, field)
             if ratio < 1 or any(width % ratio for width in widths):
                 raise InputError(f"{field} = {ratio} was given; a number that divides all of {widths} was expected.")
-        if self.num_features < 1 or self.head_width < 1:
-            raise InputError(
-                f"num_features = {self.num_features} and head_width = {self.head_width} were given; 1 or more were "
-                "expected."
-            )
-
-    @property
-    def weighs_streams(self) -> bool:
-        """Whether a slide's streams get shares, for `DSNet.streams` to tell."""
-        return self.streams == "both" and self.stream_attention
+        if self.head_width < 1:
+            raise InputError(f"head_width = {self.head_width} was given; 1 or more was expected.")
 
 
 class DSNet(SlideNetwork):
@@ -128,31 +128,40 @@ class DSNet(SlideNetwork):
     cells with observed ones in them. What stands in unobserved cells, and padding, changes nothing.
 
     Args:
+        num_features: Channels of an embedding. Any number but 128 is normalised and projected to 128 first.
         architecture: What it is made of.
 
     Source: DSNet, arXiv 2109.05788, section III.
     """
 
-    def __init__(self, architecture: DSNetArchitecture) -> None:
+    def __init__(self, num_features: int, architecture: DSNetArchitecture = DSNetArchitecture()) -> None:
         super().__init__()
         self.architecture = architecture
         self.needs_thumbnails = architecture.streams != "local"
         self.has_local = architecture.streams != "regional"
         if self.has_local:
-            is_other = architecture.num_features != LOCAL_WIDTHS[0]
-            self.projection = Projection(architecture.num_features, LOCAL_WIDTHS[0]) if is_other else None
+            is_other = num_features != LOCAL_WIDTHS[0]
+            self.projection = Projection(num_features, LOCAL_WIDTHS[0]) if is_other else None
             self.bottlenecks = nn.ModuleList(_bottlenecks(architecture))
         if self.needs_thumbnails:
             stem = SparseConv(3 * len(architecture.levels), REGIONAL_WIDTHS[0], kernel=7, stride=2)
             self.stem = SparseUnit(stem, architecture.norm)
             self.multi_scale = nn.ModuleList(_multi_scale(architecture))
-        self.stream_attention = Excitation(_DEEP, 1) if architecture.weighs_streams else None
+        weighs_streams = architecture.streams == "both" and architecture.stream_attention
+        self.stream_attention = Excitation(_DEEP, 1) if weighs_streams else None
         self.channel_attention = Excitation(_DEEP, _DEEP) if architecture.channel_attention else None
         self.last = SparseUnit(SparseConv(_DEEP, _LAST), architecture.norm)
         self.head = SlideHead(_LAST, architecture.head_width)
-        self.ordinary = OrdinaryCells(architecture.num_features)
+        self.ordinary = OrdinaryCells(num_features)
+        has_cell_head = architecture.cell_head and self.has_local
+        self.cell_head = PoolingNetwork(num_features, PoolingSettings("max")) if has_cell_head else None
 
     def forward(self, batch: SlideBatch) -> Tensor:
+        logits_B2 = self._deep(batch)
+        return logits_B2 if self.cell_head is None else logits_B2 + self.cell_head(batch)
+
+    def _deep(self, batch: SlideBatch) -> Tensor:
+        """Logits of the two streams, without the cell head's."""
         features_BChw, support, _ = self._cells(batch)
         logits_B2: Tensor = self.head(features_BChw, support.observed_B1HW)
         return logits_B2
@@ -160,26 +169,21 @@ class DSNet(SlideNetwork):
     def learn(self, batch: SlideBatch, labels_B: Tensor) -> tuple[Tensor, Tensor]:
         """As the contract has it; and remembers what cells of negative slides look like, for evidence."""
         self.ordinary.follow(batch, labels_B)
-        return super().learn(batch, labels_B)
+        if self.cell_head is None:
+            return super().learn(batch, labels_B)
+        cells_B2 = self.cell_head(batch)
+        return self._deep(batch) + cells_B2, F.cross_entropy(cells_B2, labels_B)
 
     @torch.no_grad()
-    def streams(self, batch: SlideBatch) -> Tensor:
-        """(B,) float32 in [0, 1]: the local stream's share s in each slide; the regional stream has the rest.
-
-        Computed in the mode that the network is in.
-
-        Raises:
-            InputError: When this network does not weigh its streams.
+    def local_shares(self, batch: SlideBatch) -> Tensor | None:
+        """As the contract has it: the share s, in the mode that the network is in; None where streams are not weighed.
 
         Source: DSNet, arXiv 2109.05788, section III-E and Fig. 8.
         """
         if self.stream_attention is None:
-            raise InputError(
-                f"Shares of streams were asked of a DSNet with streams {self.architecture.streams!r} and stream_attention "
-                f"{self.architecture.stream_attention}; only one that weighs both streams has them."
-            )
+            return None
         share_B1 = self._cells(batch)[2]
-        assert share_B1 is not None
+        assert share_B1 is not None, "streams that are weighed have shares"
         return share_B1[:, 0].float()
 
     def evidence(self, batch: SlideBatch) -> Tensor:
@@ -194,6 +198,9 @@ class DSNet(SlideNetwork):
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
+            if self.architecture.evidence_kind == "cells":
+                assert self.cell_head is not None, "settings without a cell head were refused"
+                return self.cell_head.evidence(batch)
             if self.architecture.evidence_kind == "integrated":
                 return integrated_evidence(self, batch, self.ordinary)
             return self._grad_cam(batch)
@@ -276,8 +283,8 @@ def _bottlenecks(architecture: DSNetArchitecture) -> list[nn.Module]:
     rows = zip(LOCAL_WIDTHS[:-1], LOCAL_WIDTHS[1:], LOCAL_STRIDES, strict=True)
     ratio, norm = architecture.ratio_cb, architecture.norm
     if architecture.concurrent_bottleneck:
-        left_out = architecture.separable, architecture.spatial_bottleneck
-        return [ConcurrentBottleneck(*row, ratio, norm, *left_out) for row in rows]
+        kind = {"is_separable": architecture.separable, "is_spatial": architecture.spatial_bottleneck}
+        return [ConcurrentBottleneck(*row, ratio, norm, **kind) for row in rows]
     return [SparseUnit(SparseConv(before, after, 5, stride), norm) for before, after, stride in rows]
 
 

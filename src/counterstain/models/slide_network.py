@@ -9,10 +9,12 @@ Does not know: files, training, any method.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+
+NUM_CLASSES = 2
+"""The background, then the positive one."""
 
 
 @dataclass
@@ -56,9 +58,6 @@ class SlideBatch:
 class SlideNetwork(nn.Module, ABC):
     """A network that diagnoses slides."""
 
-    needs_features: ClassVar[bool] = True
-    """Whether it looks at embeddings."""
-
     needs_thumbnails: bool = False
     """Whether it looks at thumbnails; an attribute of the object where its settings decide."""
 
@@ -82,3 +81,10 @@ class SlideNetwork(nn.Module, ABC):
         Larger is more; the unit is the network's own, comparable over the cells of a slide and, where the network can,
         over slides.
         """
+
+    def local_shares(self, batch: SlideBatch) -> Tensor | None:
+        """(B,) float32 in [0, 1]: the embeddings' part in each answer, the thumbnails having the rest.
+
+        None where a network does not weigh the two, as most do not.
+        """
+        return None

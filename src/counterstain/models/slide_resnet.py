@@ -13,10 +13,9 @@ cells (h w of one slide's own), y x places of the last stage.
 Does not know: training, methods.
 """
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +23,8 @@ from torch import Tensor, nn
 
 from counterstain.errors import InputError, UnknownNameError
 from counterstain.models.backbones import ResNet, load_backbone_weights
-from counterstain.models.slide_network import SlideBatch, SlideNetwork
+from counterstain.models.slide_network import NUM_CLASSES, SlideBatch, SlideNetwork
 from counterstain.models.weights import Audit
-
-NUM_CLASSES = 2
 
 RESNETS = {"resnet18": 18, "resnet50": 50}
 
@@ -64,9 +61,25 @@ class _ImageNetwork(SlideNetwork, ABC):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(backbone.channels[3], NUM_CLASSES)
 
-    def _classify(self, stage_BDyx: Tensor) -> Tensor:
-        logits_BK: Tensor = self.head(self.dropout(stage_BDyx.mean((2, 3))))
+    @abstractmethod
+    def _stage(self, batch: SlideBatch) -> Tensor:
+        """(B, D, y, x): the last stage, of a square for each slide."""
+
+    @abstractmethod
+    def _laid(self, places_yx: Tensor, size: tuple[int, int]) -> Tensor:
+        """(h, w): numbers of one square's places on the cells of its slide."""
+
+    def forward(self, batch: SlideBatch) -> Tensor:
+        logits_BK: Tensor = self.head(self.dropout(self._stage(batch).mean((2, 3))))
         return logits_BK.float()
+
+    def evidence(self, batch: SlideBatch) -> Tensor:
+        found_BHW = torch.full_like(batch.observed_B1HW[:, 0], torch.nan, dtype=torch.float32)
+        for index, places_yx in enumerate(self._places(self._stage(batch))):
+            rows, columns = extent_of(batch.extent_B1HW[index, 0])
+            size = rows.stop - rows.start, columns.stop - columns.start
+            found_BHW[index, rows, columns] = self._laid(places_yx, size)
+        return found_BHW.masked_fill(batch.observed_B1HW[:, 0] <= 0, torch.nan)
 
     def _places(self, stage_BDyx: Tensor) -> Tensor:
         """(B, y, x) float32: log-odds of each place."""
@@ -112,8 +125,6 @@ class ThumbnailResNet(_ImageNetwork):
     Source: DSNet, arXiv 2109.05788, table II, "naive" ResNet-50; the square of 224 is ours, the size ImageNet weights know.
     """
 
-    needs_features: ClassVar[bool] = False
-
     def __init__(self, settings: ThumbnailResNetSettings = ThumbnailResNetSettings()) -> None:
         super().__init__(_resnet(settings.backbone, settings.thumbnail_px), settings.dropout)
         self.needs_thumbnails = True
@@ -129,22 +140,11 @@ class ThumbnailResNet(_ImageNetwork):
         """
         return load_backbone_weights(self.backbone, path)
 
-    def forward(self, batch: SlideBatch) -> Tensor:
-        return self._classify(self._stage(batch))
-
-    def evidence(self, batch: SlideBatch) -> Tensor:
-        found_BHW = torch.full_like(batch.observed_B1HW[:, 0], torch.nan, dtype=torch.float32)
-        for index, places_yx in enumerate(self._places(self._stage(batch))):
-            rows, columns = extent_of(batch.extent_B1HW[index, 0])
-            size = [rows.stop - rows.start, columns.stop - columns.start]
-            cells_11hw = F.interpolate(
-                enlarged(places_yx, self.settings.thumbnail_px)[None, None], size=size, mode="bilinear", antialias=True
-            )
-            found_BHW[index, rows, columns] = cells_11hw[0, 0]
-        return found_BHW.masked_fill(batch.observed_B1HW[:, 0] <= 0, torch.nan)
+    def _laid(self, places_yx: Tensor, size: tuple[int, int]) -> Tensor:
+        square_11PP = enlarged(places_yx, self.settings.thumbnail_px)[None, None]
+        return F.interpolate(square_11PP, size=size, mode="bilinear", antialias=True)[0, 0]
 
     def _stage(self, batch: SlideBatch) -> Tensor:
-        """(B, D, y, x): the last stage."""
         if batch.thumbnails_B3HW is None:
             raise InputError(
                 "Slides were given without thumbnails to a network that sees nothing else. Encode them from their files, "
@@ -204,21 +204,11 @@ class CompressedResNet(_ImageNetwork):
         self.backbone.conv1 = nn.Conv2d(num_features, 64, 7, 2, 3, bias=False)
         nn.init.kaiming_normal_(self.backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, batch: SlideBatch) -> Tensor:
-        return self._classify(self._stage(batch))
-
-    def evidence(self, batch: SlideBatch) -> Tensor:
-        found_BHW = torch.full_like(batch.observed_B1HW[:, 0], torch.nan, dtype=torch.float32)
-        for index, places_yx in enumerate(self._places(self._stage(batch))):
-            rows, columns = extent_of(batch.extent_B1HW[index, 0])
-            size = (rows.stop - rows.start, columns.stop - columns.start)
-            inside_rows, inside_columns = self._inside(size)
-            inside_hw = enlarged(places_yx, self.settings.grid_cells)[inside_rows, inside_columns]
-            found_BHW[index, rows, columns] = F.interpolate(inside_hw[None, None], size=size, mode="bilinear")[0, 0]
-        return found_BHW.masked_fill(batch.observed_B1HW[:, 0] <= 0, torch.nan)
+    def _laid(self, places_yx: Tensor, size: tuple[int, int]) -> Tensor:
+        inside_hw = enlarged(places_yx, self.settings.grid_cells)[self._inside(size)]
+        return F.interpolate(inside_hw[None, None], size=size, mode="bilinear")[0, 0]
 
     def _stage(self, batch: SlideBatch) -> Tensor:
-        """(B, D, y, x): the last stage."""
         side = self.settings.grid_cells
         features_BCHW = batch.features_BCHW
         squares_BCPP = features_BCHW.new_zeros((*features_BCHW.shape[:2], side, side))

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from counterstain.errors import InputError, UnknownNameError
-from counterstain.models.bags import NUM_CLASSES, AttentionEvidence
-from counterstain.models.slide_network import SlideBatch, SlideNetwork
+from counterstain.models.bags import AttentionEvidence
+from counterstain.models.slide_network import NUM_CLASSES, SlideBatch, SlideNetwork
 
 _PINV_STEPS = 6  # Xiong et al. 2021, section 3.2
 _VALUE_KERNEL = 33  # of the convolution over values, as in the public code of Nystrom attention
