@@ -125,3 +125,14 @@ def test_the_same_item_of_another_epoch_is_another_view_and_of_the_same_epoch_th
     plain = SlideItems(slides)[0][0]
     assert np.array_equal(plain.features_HWC, read_encoded(slides.slides[0].folder, "planted").dense_features())
     assert items.areas() == [item[0].observed_HW.size for item in (SlideItems(slides)[0], SlideItems(slides)[1])]
+
+
+def test_hidden_cells_are_told_as_not_observed_and_no_slide_is_hidden_whole() -> None:
+    config = SlideConfig(crop_cells=0, turn=False, hide_cells=0.9)
+    shares = []
+    for seed in range(40):
+        slide = augmented(marked(10, 10), config, np.random.default_rng(seed))
+        assert not slide.features_HWC[~slide.observed_HW].any()
+        shares.append(slide.observed_HW.mean())
+    assert 0 < min(shares) < 0.4
+    assert max(shares) > 0.8

@@ -30,6 +30,8 @@ class SlideConfig:
             selected on the validation slides is calibrated on them with a little optimism; with "last" there is none.
         balance: Whether a slide's loss is weighted by how rare its class is.
         turn: Whether slides are mirrored and turned by quarters.
+        hide_cells: Observed cells of a training slide are hidden, up to this share of them, drawn anew for each slide and
+            epoch: a network that knows what it was not shown can learn from less. Ours.
         crop_cells: How many rows and columns of cells a random crop takes away at most.
         error: What part of slides the prediction sets may miss, in each class: the promise behind abstaining.
         threshold: How the threshold of a decision is chosen on the validation slides: "youden", "f1", or "half" for 0.5.
@@ -53,6 +55,7 @@ class SlideConfig:
     balance: bool = False
     turn: bool = True
     crop_cells: int = 7
+    hide_cells: float = 0.0
     error: float = 0.1
     threshold: ThresholdChoice = "youden"
 
@@ -72,6 +75,8 @@ class SlideConfig:
             raise InputError(
                 f"A rate divided by {self.drop_by} every {self.drop_every} epochs was given; give 1 or more."
             )
+        if not 0 <= self.hide_cells < 1:
+            raise InputError(f"A share of {self.hide_cells} cells to hide was given; give 0 or more, and less than 1.")
         if not 0 < self.error < 1:
             raise InputError(f"An error of {self.error} was given; give a part of 1 between 0 and 1, 0.1 for instance.")
 
