@@ -33,7 +33,7 @@ from counterstain.data.images import write_image
 from counterstain.data.records import PatchDataset
 from counterstain.data.slide_sets import labelled_slides, open_slide_set
 from counterstain.data.table import TABLE, class_file_text
-from counterstain.errors import InputError, StaleResultError
+from counterstain.errors import InputError, StaleResultError, listed
 from counterstain.files import atomic, read_json, settings_hash, write_json, write_text
 from counterstain.geometry import Box, Size
 from counterstain.jobs.run import Failure, run_all
@@ -157,9 +157,9 @@ def cut_by_evidence(
         raise InputError(
             f"No slide shows evidence of tumour above that of normal slides: {job.run} found nothing to show."
         )
-    write_json(
-        job.out / NOTE, {"inputs_hash": inputs_hash}
-    )  # first, so that a kill leaves no patches of unknown making
+    _refuse_one_name(picks)
+    # Before the first patch, so that a kill leaves none that nobody knows the settings of.
+    write_json(job.out / NOTE, {"inputs_hash": inputs_hash})
     with log.progress("Cutting patches", len(rows), "slides") as counter:
         work = {row.slide_id: _cut(row, picks[row.slide_id], encoded[row.slide_id], job, counter) for row in rows}
         outcomes = run_all(work, job.out / "failed")
@@ -184,6 +184,14 @@ def _refuse_stale(out: Path, inputs_hash: str) -> None:
     note = out / NOTE
     if note.exists() and read_json(note)["inputs_hash"] != inputs_hash:
         raise StaleResultError(f"'{out}' holds patches of another run, other slides or settings. Give another folder.")
+
+
+def _refuse_one_name(picks: Mapping[str, Picked]) -> None:
+    """Refuses slides whose patches would have the same names: all lie in one folder, as methods tell them by name."""
+    names = {slide_id: _name(slide_id, (0, 0)) for slide_id in picks}
+    shared = [slide_id for slide_id, name in names.items() if list(names.values()).count(name) > 1]
+    if shared:
+        raise InputError(listed("Slides' names differ in / and _ alone. Give them other ids in the table:", shared))
 
 
 def _evidence(method: SlideMethod, encoded: Mapping[str, EncodedSlide]) -> dict[str, Evidence]:
