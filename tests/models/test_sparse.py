@@ -18,7 +18,6 @@ from counterstain.models.sparse import (
     masked_max_pool,
     masked_mean,
     masked_norm,
-    masked_statistics,
     propagated,
     unpool,
 )
@@ -196,14 +195,21 @@ def test_nothing_observed_gives_zeros_and_no_gradient() -> None:
     assert torch.equal(x_BCHW.grad, torch.zeros_like(x_BCHW))
 
 
+@torch.no_grad()
+def statistics(x_BCHW: Tensor, mask_B1HW: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance, as a norm takes them on from one batch."""
+    norm, num_observed = MaskedBatchNorm(x_BCHW.shape[1], momentum=1.0).to(mask_B1HW.dtype), mask_B1HW.sum()
+    norm(x_BCHW, mask_B1HW)
+    return norm.running_mean, norm.running_var * (num_observed - 1) / num_observed
+
+
 def test_statistics_are_those_of_gathered_cells() -> None:
     mask_B1HW = masks(6, 7)
     x_BCHW = grids(mask_B1HW)
     rows_NC = x_BCHW.movedim(1, -1)[mask_B1HW[:, 0] > 0]
-    mean_C, variance_C, num_observed = masked_statistics(x_BCHW, mask_B1HW)
+    mean_C, variance_C = statistics(x_BCHW, mask_B1HW)
     torch.testing.assert_close(mean_C, rows_NC.mean(0), rtol=0, atol=1e-14)
     torch.testing.assert_close(variance_C, rows_NC.var(0, unbiased=False), rtol=0, atol=1e-14)
-    assert num_observed == len(rows_NC)
 
 
 def variance_by_equation_5(x_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
@@ -217,7 +223,7 @@ def variance_by_equation_5(x_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
 def test_the_papers_variance_agrees_where_features_are_zero_off_the_mask_and_only_there() -> None:
     mask_B1HW = masks(20, 20)
     x_BCHW = grids(mask_B1HW)
-    _, variance_C, _ = masked_statistics(x_BCHW, mask_B1HW)
+    _, variance_C = statistics(x_BCHW, mask_B1HW)
     torch.testing.assert_close(variance_by_equation_5(x_BCHW, mask_B1HW), variance_C, rtol=0, atol=1e-12)
     leaking_BCHW = x_BCHW + 0.5 * (1 - mask_B1HW)
     assert (variance_by_equation_5(leaking_BCHW, mask_B1HW) - variance_C).abs().min() > 0.1
@@ -226,11 +232,21 @@ def test_the_papers_variance_agrees_where_features_are_zero_off_the_mask_and_onl
 def test_the_direct_variance_keeps_its_digits_on_sparse_grids_far_from_zero() -> None:
     mask_B1HW = masks(256, 256, share=0.001)
     x_BCHW = grids(mask_B1HW) + 30 * mask_B1HW
-    exact_C = masked_statistics(x_BCHW, mask_B1HW)[1]
-    direct_C = masked_statistics(x_BCHW.float(), mask_B1HW.float())[1]
+    exact_C = statistics(x_BCHW, mask_B1HW)[1]
+    direct_C = statistics(x_BCHW.float(), mask_B1HW.float())[1]
     by_paper_C = variance_by_equation_5(x_BCHW.float(), mask_B1HW.float())
     assert (direct_C - exact_C).abs().max() < 1e-4
     assert (by_paper_C - exact_C).abs().max() > 1e-2
+
+
+def test_batch_norm_keeps_its_digits_on_sparse_grids_far_from_zero() -> None:
+    mask_B1HW = masks(256, 256, share=0.001)
+    x_BCHW, exact, ours = grids(mask_B1HW) + 30 * mask_B1HW, MaskedBatchNorm(3).double(), MaskedBatchNorm(3)
+    torch.testing.assert_close(
+        ours(x_BCHW.float(), mask_B1HW.float()).double(), exact(x_BCHW, mask_B1HW), rtol=0, atol=2e-5
+    )
+    torch.testing.assert_close(ours.running_var.double(), exact.running_var, rtol=1e-5, atol=0)
+    torch.testing.assert_close(ours.running_mean.double(), exact.running_mean, rtol=1e-6, atol=0)
 
 
 def test_batch_norm_is_torchs_on_gathered_cells() -> None:
@@ -295,7 +311,7 @@ def test_norms_have_two_parameters_a_channel() -> None:
 def test_statistics_are_float32_where_features_are_half() -> None:
     mask_B1HW = torch.ones(1, 1, 300, 300)
     x_BCHW = (40 + torch.randn(1, 2, 300, 300, generator=torch.Generator().manual_seed(0))).half()
-    mean_C, variance_C, _ = masked_statistics(x_BCHW, mask_B1HW)
+    mean_C, variance_C = statistics(x_BCHW, mask_B1HW)
     assert mean_C.dtype == variance_C.dtype == torch.float32
     torch.testing.assert_close(mean_C, x_BCHW.double().mean((0, 2, 3)).float())
     torch.testing.assert_close(variance_C, x_BCHW.double().var((0, 2, 3), unbiased=False).float(), rtol=1e-4, atol=0)

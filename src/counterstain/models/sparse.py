@@ -227,25 +227,6 @@ def masked_max(x_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
     return largest_BC.masked_fill(largest_BC == -math.inf, 0.0)
 
 
-def masked_statistics(x_BCHW: Tensor, mask_B1HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and biased variance of the observed values of a batch, and of how many cells.
-
-    In two passes at float32: sum(o * (x - mean)^2) / sum(o), which is never negative and cancels nothing.
-
-    Args:
-        x_BCHW: float, 0 off the mask.
-        mask_B1HW: float32, 1 for observed cells, else 0.
-
-    Returns:
-        float32: mean (C,) and variance (C,), 0 where nothing was observed, and the number of observed cells ().
-
-    Source: DSNet, arXiv 2109.05788, section III-C, eq. 4 and 5; the direct form is ours: the sum over all cells less what
-        the unobserved ones add, as eq. 5 has it, loses its digits on sparse grids.
-    """
-    centred = _centred(x_BCHW, mask_B1HW, over=(0, 2, 3))
-    return centred.mean.flatten(), centred.variance.flatten(), centred.num_values.squeeze()
-
-
 class _Centred(NamedTuple):
     """Observed values without their mean, 0 off the mask, and statistics of length 1 along the axes that were pooled."""
 
@@ -256,7 +237,11 @@ class _Centred(NamedTuple):
 
 
 def _centred(x: Tensor, mask: Tensor, over: tuple[int, ...]) -> _Centred:
-    """Values and statistics; the mask has as many axes as they have, of length 1 where all share it."""
+    """Values and statistics in two passes; the mask has as many axes as they have, of length 1 where all share it.
+
+    The variance is sum(o * (x - mean)^2) / sum(o), which is never negative and cancels nothing: at float32 the sum over all
+    cells less what the unobserved ones add, as eq. 5 of DSNet has it, loses its digits on sparse grids.
+    """
     repeats = math.prod(x.shape[axis] // mask.shape[axis] for axis in over)
     num_values = mask.sum(over, keepdim=True) * repeats
     mean = x.sum(over, keepdim=True, dtype=_wide(x)) / num_values.clamp(min=1)
@@ -275,7 +260,8 @@ class MaskedBatchNorm(nn.Module):
         momentum: How far the running statistics move.
         epsilon: Added to the variance.
 
-    Source: DSNet, arXiv 2109.05788, section III-C, eq. 4 and 5, written for one slide; pooled over the batch here.
+    Source: DSNet, arXiv 2109.05788, section III-C, eq. 4 and 5, written for one slide; pooled over the batch here. The
+        variance's direct form is ours.
     """
 
     running_mean: Tensor

@@ -167,10 +167,11 @@ class SlideNetworkContract(ABC):
     @torch.no_grad()
     def test_what_stands_in_unobserved_cells_changes_nothing(self) -> None:
         network, batch = self.warmed(), self.slides()
-        garbage_BCHW = torch.where(batch.observed_B1HW > 0, batch.features_BCHW, 1e3)
-        dirty = replace(batch, features_BCHW=garbage_BCHW)
-        assert torch.equal(network(dirty), network(batch))
-        agree(network.evidence(dirty), network.evidence(batch))
+        for garbage in (1e3, torch.nan):
+            garbage_BCHW = torch.where(batch.observed_B1HW > 0, batch.features_BCHW, garbage)
+            dirty = replace(batch, features_BCHW=garbage_BCHW)
+            assert torch.equal(network(dirty), network(batch))
+            agree(network.evidence(dirty), network.evidence(batch))
 
     @torch.no_grad()
     def test_a_slide_of_one_cell_has_an_answer(self) -> None:
@@ -218,6 +219,7 @@ class SlideNetworkContract(ABC):
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, f"{name} was not reached"
             assert bool(torch.isfinite(parameter.grad).all()), f"{name} has no finite gradient"
+            assert bool(parameter.grad.any()), f"{name} has no gradient but zeros"
 
     def test_a_slide_without_cells_does_no_harm_in_training(self) -> None:
         network = self.made().train()
