@@ -44,14 +44,12 @@ class Killed:
         return method
 
 
-_TWO_STREAMS = replace(
-    DSNet.presets["short"], levels=(1,), warmup_epochs=1, select="auroc", crop_cells=2, evidence_kind="integrated"
-)
+_TWO_STREAMS = replace(DSNet.presets["short"], levels=(1,), warmup_epochs=1, select="auroc", crop_cells=2)
 CASES = {
     "last epoch": Killed(MeanPool, replace(CONFIG, select="last", crop_cells=2)),
     "best epoch": Killed(MeanPool, replace(CONFIG, select="auroc", crop_cells=2)),
     "before the checkpoint": Killed(MeanPool, replace(CONFIG, select="auroc", crop_cells=2), after="best"),
-    "two streams": Killed(DSNet, _TWO_STREAMS, TrainSettings(epochs=3, batch_size=2, seed=5, num_workers=1)),
+    "two streams": Killed(DSNet, _TWO_STREAMS, TrainSettings(epochs=3, batch_size=4, seed=5, num_workers=1)),
 }
 """What is killed, by name. The last has running statistics, means of ordinary cells, and a process that reads."""
 
