@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from counterstain.errors import InputError, UnknownNameError
 from counterstain.models.dsnet import DSNet, DSNetArchitecture
 from counterstain.models.slide_network import SlideBatch
-from counterstain.models.sparse import Propagation
+from counterstain.models.sparse import Propagation, SparseConv
 
 PAPER = DSNetArchitecture()
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -259,7 +259,7 @@ def evidence_by_hand(net: DSNet, batch: SlideBatch) -> tuple[Tensor, Tensor]:
 
 def enlarged_by_hand(coarse_hw: Tensor, row: int, column: int) -> float:
     """Four times as fine, by bilinear weights of the nearest coarse centres that lie on the grid and are no NaN."""
-    at, total, weights = [(row + 0.5) / 4 - 0.5, (column + 0.5) / 4 - 0.5], 0.0, 0.0
+    at, total, weights = (row / 4, column / 4), 0.0, 0.0
     for i in range(coarse_hw.shape[0]):
         for j in range(coarse_hw.shape[1]):
             weight = max(0.0, 1 - abs(at[0] - i)) * max(0.0, 1 - abs(at[1] - j))
@@ -282,6 +282,31 @@ def test_evidence_is_grad_cam_by_hand(propagation: Propagation) -> None:
                 )
             else:
                 assert found_HW[row, column].isnan()
+
+
+@pytest.mark.parametrize("stream", ["local", "regional"])
+def test_a_coarse_cell_sees_around_the_cell_it_is_enlarged_about(stream: str) -> None:
+    net = network(streams=stream, channel_attention=False, levels=(1,)).eval()
+    for module in net.modules():
+        if isinstance(module, SparseConv):
+            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+    batch = slides(88, 88, num_slides=1)
+    assert batch.thumbnails_B3HW is not None
+    batch = replace(batch, observed_B1HW=batch.extent_B1HW, features_BCHW=1 + torch.rand(1, 128, 88, 88))
+    given = batch.features_BCHW if stream == "local" else batch.thumbnails_B3HW
+    given.requires_grad_()
+    caught: list[Tensor] = []
+    net.last.register_forward_hook(lambda _, __, found: caught.append(found[0]))
+    net(batch)
+    away = []
+    for at in (
+        10,
+        11,
+    ):  # one after the other: pools of 2 x 2 within lean to one side at even cells, to the other at odd
+        (slopes_1CHW,) = torch.autograd.grad(caught[0][0, :, at, at].sum(), given, retain_graph=True)
+        rows_H = slopes_1CHW[0].sum((0, 2)).reshape(88, -1).sum(1)
+        away.append(float((rows_H * torch.arange(88)).sum() / rows_H.sum()) - 4 * at)
+    assert sum(away) / 2 == pytest.approx(0, abs=0.75)
 
 
 @pytest.mark.parametrize("evidence_kind", ["grad_cam", "integrated"])

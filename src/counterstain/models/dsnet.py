@@ -299,13 +299,17 @@ def _multi_scale(architecture: DSNetArchitecture) -> list[nn.Module]:
 def _enlarged(coarse_Bhw: Tensor, mask_B1hw: Tensor, observed_B1HW: Tensor) -> Tensor:
     """Evidence of cells from that of coarse cells, by bilinear weights on the coarse cells that have any; NaN elsewhere.
 
-    Weights of cells off the mask go to the others: so padding, which is off it, and the border of an unpadded grid come to
-    the same.
+    Coarse cell i is centred on cell 4 i, not in the middle of 4 cells: with odd kernels every stride keeps the even cells.
+    Cells past the last centre are nearest to it. Weights of cells off the mask go to the others: so padding, which is off
+    it, and the border of an unpadded grid come to the same.
     """
+    height, width = observed_B1HW.shape[2:]
+    size = [_COARSENESS * (length - 1) + 1 for length in mask_B1hw.shape[2:]]
 
     def enlarged(x_B1hw: Tensor) -> Tensor:
-        height, width = observed_B1HW.shape[2:]
-        return F.interpolate(x_B1hw, scale_factor=_COARSENESS, mode="bilinear")[:, :, :height, :width]
+        inner_B1HW = F.interpolate(x_B1hw, size=size, mode="bilinear", align_corners=True)
+        beyond = _COARSENESS - 1
+        return F.pad(inner_B1HW, (0, beyond, 0, beyond), mode="replicate")[:, :, :height, :width]
 
     mask_B1hw = mask_B1hw.float()
     shares_B1HW = enlarged(mask_B1hw)
