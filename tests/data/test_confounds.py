@@ -211,6 +211,8 @@ def test_few_patients_are_told_and_many_are_not() -> None:
 def test_the_error_of_an_auc_is_hanley_and_mcneils() -> None:
     # DSNet's AUC of .760 on 43 and 72 slides has a standard error of 0.048
     assert auc_error(0.760, 43, 72) == pytest.approx(0.048, abs=5e-4)
+    # Hanley and McNeil 1982, table II: 58 normal and 51 abnormal images, area .893, standard error .032
+    assert auc_error(0.893, 51, 58) == pytest.approx(0.032, abs=1e-3)
 
 
 def test_a_patient_of_several_sites_is_told() -> None:

@@ -16,7 +16,6 @@ from counterstain.metrics import (
     calibrated,
     calibration_scores,
     expected_calibration_error,
-    fit_platt,
     fit_temperature,
     log_loss,
     reliability,
@@ -42,48 +41,27 @@ def test_it_is_the_slope_of_a_logistic_regression_through_the_origin() -> None:
     assert fit_temperature(logits, labels, soften=False) == pytest.approx(1 / regression.coef_[0, 0], rel=1e-4)
 
 
-def test_platt_s_line_is_a_logistic_regression() -> None:
-    logits, labels = made(bias=1.0)
-    regression = LogisticRegression(C=np.inf, tol=1e-10).fit(logits[:, None], labels)
-    line = fit_platt(logits, labels, soften=False)
-    assert (line.slope, line.bias) == pytest.approx((regression.coef_[0, 0], regression.intercept_[0]), rel=1e-4)
-
-
-def test_platt_s_softened_line_agrees_with_a_regression_on_weighted_labels() -> None:
+def test_softened_labels_agree_with_a_regression_on_weighted_labels() -> None:
     """A target t is t parts of a positive slide and 1 - t of a negative one."""
     logits, labels = made(60, bias=1.0)
     num = labels.sum(), (1 - labels).sum()
     targets = np.where(labels == 1, (num[0] + 1) / (num[0] + 2), 1 / (num[1] + 2))
     twice, both = np.tile(logits, 2)[:, None], np.repeat([1, 0], 60)
     weights = np.concatenate([targets, 1 - targets])
-    line, temperature = fit_platt(logits, labels), fit_temperature(logits, labels)
-    regression = LogisticRegression(C=np.inf, tol=1e-10).fit(twice, both, weights)
-    assert (line.slope, line.bias) == pytest.approx((regression.coef_[0, 0], regression.intercept_[0]), rel=1e-3)
     through = LogisticRegression(C=np.inf, tol=1e-10, fit_intercept=False).fit(twice, both, weights)
-    assert temperature == pytest.approx(1 / through.coef_[0, 0], rel=1e-4)
-
-
-def test_a_line_mends_a_wrong_share_of_positives_and_a_temperature_does_not() -> None:
-    logits, labels = made(4000, bias=1.0)
-    by_temperature = calibrated(logits, fit_temperature(logits, labels))
-    by_line = fit_platt(logits, labels).probability(logits)
-    assert by_line.mean() == pytest.approx(labels.mean(), abs=0.01)
-    assert abs(by_temperature.mean() - labels.mean()) > 0.1
-    assert expected_calibration_error(by_line, labels) < expected_calibration_error(by_temperature, labels)
+    assert fit_temperature(logits, labels) == pytest.approx(1 / through.coef_[0, 0], rel=1e-4)
 
 
 def test_slides_told_apart_without_a_mistake_do_not_become_certain() -> None:
     logits, labels = np.array([-3.0, -2, -1, 1, 2, 3]), np.array([0, 0, 0, 1, 1, 1])
     assert fit_temperature(logits, labels, soften=False) == 0.01
     assert calibrated(logits, fit_temperature(logits, labels)).max() < 0.95
-    assert fit_platt(logits, labels).probability(logits).max() < 0.95
 
 
 def test_logits_that_speak_against_their_labels_make_probabilities_of_one_half() -> None:
     logits, labels = made()
     assert fit_temperature(-logits, labels) == 100
     assert abs(calibrated(-logits, 100.0) - 0.5).max() < 0.05
-    assert fit_platt(-logits, labels).slope < 0
 
 
 def test_a_temperature_changes_no_ranking() -> None:
@@ -99,7 +77,7 @@ def test_what_can_t_be_calibrated_on_is_refused() -> None:
     with pytest.raises(InputError, match="3 positive and 0 negative"):
         fit_temperature([1, 2, 3], [1, 1, 1])
     with pytest.raises(InputError, match="not finite"):
-        fit_platt([1, np.inf, 3], [1, 0, 1])
+        fit_temperature([1, np.inf, 3], [1, 0, 1])
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))

@@ -8,7 +8,6 @@ from counterstain.errors import InputError
 from counterstain.metrics import (
     ConformalScores,
     clopper_pearson,
-    conformal_notes,
     conformal_thresholds,
     decide,
     prediction_sets,
@@ -38,9 +37,6 @@ def test_too_few_slides_never_rule_a_class_out(error: float, least: int) -> None
         negative, positive = conformal_thresholds(probability, labels, error)
         assert math.isfinite(negative) == is_finite
         assert positive == math.inf
-        notes = conformal_notes(1, num, error)
-        assert len(notes) == (1 if is_finite else 2)
-        assert str(least) in notes[0]
     sets = prediction_sets([0.0, 0.5, 1.0], (0.3, math.inf))
     assert sets[:, 1].all()
     assert sets[:, 0].tolist() == [True, False, False]

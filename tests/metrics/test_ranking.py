@@ -21,10 +21,6 @@ from counterstain.metrics import (
     delong_interval,
     delong_test,
     draw_weights,
-    hanley_mcneil_error,
-    precision_recall_curve,
-    roc_band,
-    roc_curve,
     small_sample_notes,
 )
 from counterstain.metrics.ranking import weighted_auprc, weighted_auroc
@@ -168,24 +164,6 @@ def test_the_paired_test_calls_equal_methods_different_as_rarely_as_it_says() ->
     assert 0.02 < np.mean(np.array(p_values) < 0.05) < 0.085
 
 
-def test_the_standard_error_of_a_printed_area() -> None:
-    """DSNet on Camelyon16: .760 on 43 positive and 72 negative slides is known to .05 each way, twice."""
-    error = hanley_mcneil_error(0.760, 43, 72)
-    assert error == pytest.approx(0.048, abs=5e-4)
-    assert (0.760 - 1.96 * error, 0.760 + 1.96 * error) == pytest.approx((0.665, 0.855), abs=1e-3)
-    # Hanley and McNeil 1982, table II: 58 normal and 51 abnormal images, area .893, standard error .032
-    assert hanley_mcneil_error(0.893, 51, 58) == pytest.approx(0.032, abs=1e-3)
-    with pytest.raises(InputError, match=r"An area of 1\.2"):
-        hanley_mcneil_error(1.2, 3, 3)
-
-
-def test_hanley_mcneil_lies_near_delong_on_many_slides() -> None:
-    rng = np.random.default_rng(6)
-    labels = np.repeat([0, 1], 400)
-    found = delong_interval(rng.standard_normal(800) + labels, labels)
-    assert hanley_mcneil_error(found.estimate, 400, 400) == pytest.approx(found.standard_error, rel=0.1)
-
-
 def test_resampled_areas_agree_with_collecting_slides() -> None:
     scores, labels = made(40)
     patients = [f"P{number // 2}" for number in range(40)]
@@ -244,42 +222,6 @@ def test_weights_need_patients_and_strata_that_fit() -> None:
     lonely = bootstrap_weights(lambda drawn: np.full(len(drawn), np.nan), ["a", "b"])
     assert math.isnan(lonely.low)
     assert lonely.num_resamples == 0
-
-
-def test_curves_agree_with_scikit_learn() -> None:
-    scores, labels = made(50)
-    false, hits, thresholds = sklearn.metrics.roc_curve(labels, scores, drop_intermediate=False)
-    ours = roc_curve(scores, labels)
-    for found, wanted in ((ours.x, false), (ours.y, hits), (ours.thresholds, thresholds)):
-        assert found == pytest.approx(wanted)
-    precision, recall, _ = sklearn.metrics.precision_recall_curve(labels, scores)
-    ours = precision_recall_curve(scores, labels)
-    assert ours.x == pytest.approx(recall[::-1])
-    assert ours.y == pytest.approx(precision[::-1])
-    assert np.trapezoid(roc_curve(scores, labels).y, roc_curve(scores, labels).x) == pytest.approx(
-        auroc(scores, labels)
-    )
-    with pytest.raises(InputError, match="needs both"):
-        roc_curve(scores, np.ones(50, int))
-    with pytest.raises(InputError, match="No positive"):
-        precision_recall_curve(scores, np.zeros(50, int))
-
-
-def test_the_curve_lies_in_its_band_which_narrows_with_slides() -> None:
-    widths = []
-    for num in (60, 600):
-        scores, labels = made(num)
-        band = roc_band(scores, labels, [str(number) for number in range(num)], BootstrapSettings(num=200))
-        curve = roc_curve(scores, labels)
-        for place, rate in enumerate(band.false_positive_rates):
-            highest, lowest = curve.y[curve.x <= rate + 1e-9].max(), curve.y[curve.x >= rate - 1e-9].min()
-            assert band.low[place] <= highest + 1e-9
-            assert band.high[place] >= lowest - 1e-9
-        assert band.low[-1] == band.high[-1] == 1
-        widths.append(float((band.high - band.low).mean()))
-    assert widths[1] < 0.5 * widths[0]
-    with pytest.raises(InputError, match="needs both"):
-        roc_band([0, 1], [1, 1], ["a", "b"])
 
 
 def test_few_slides_are_said_to_be_few() -> None:

@@ -10,13 +10,11 @@ from counterstain.metrics.boundary import (
 )
 from counterstain.metrics.calibration import (
     CalibrationScores,
-    PlattLine,
     ReliabilityBin,
     brier,
     calibrated,
     calibration_scores,
     expected_calibration_error,
-    fit_platt,
     fit_temperature,
     log_loss,
     reliability,
@@ -24,12 +22,12 @@ from counterstain.metrics.calibration import (
 from counterstain.metrics.conformal import (
     ConformalScores,
     SelectiveRisk,
-    conformal_notes,
     conformal_thresholds,
     decide,
     prediction_sets,
     selective_risk,
 )
+from counterstain.metrics.curves import precision_recall_curve, roc_band, roc_curve
 from counterstain.metrics.decisions import (
     THRESHOLD_RULES,
     DecisionCounts,
@@ -73,10 +71,6 @@ from counterstain.metrics.ranking import (
     auroc_interval,
     delong_interval,
     delong_test,
-    hanley_mcneil_error,
-    precision_recall_curve,
-    roc_band,
-    roc_curve,
     small_sample_notes,
 )
 from counterstain.metrics.segmentation import (
@@ -128,7 +122,6 @@ __all__ = [
     "MatchedSlide",
     "PROTOCOLS",
     "PerturbationCurve",
-    "PlattLine",
     "PresenceScores",
     "Proportion",
     "Protocol",
@@ -158,7 +151,6 @@ __all__ = [
     "class_iou",
     "classes_in",
     "clopper_pearson",
-    "conformal_notes",
     "conformal_thresholds",
     "confusion",
     "decide",
@@ -173,11 +165,9 @@ __all__ = [
     "f1_negatives",
     "f1_positives",
     "find_lesions",
-    "fit_platt",
     "fit_temperature",
     "frequency_weighted_iou",
     "froc",
-    "hanley_mcneil_error",
     "hausdorff",
     "image_f1",
     "image_iou",

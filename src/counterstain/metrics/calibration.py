@@ -1,14 +1,14 @@
-"""Whether a probability means what it says: two ways to calibrate, and how far off calibrated probabilities are.
+"""Whether a probability means what it says: how to calibrate one, and how far off calibrated probabilities are.
 
-A logit is the margin of the positive class against the other; sigmoid(logit / T) is its calibrated probability. T, or the
-two numbers of Platt's line, are fitted on slides that neither trained the network nor are scored. There are few of them,
-so labels are softened as Platt did: of n positive slides the wanted probability is (n + 1) / (n + 2), of negative ones
-1 / (n + 2). Slides that a network tells apart without a mistake then do not turn into probabilities of 0 and 1.
+A logit is the margin of the positive class against the other; sigmoid(logit / T) is its calibrated probability. T is fitted
+on slides that neither trained the network nor are scored. There are few of them, so labels are softened as Platt did: of n
+positive slides the wanted probability is (n + 1) / (n + 2), of negative ones 1 / (n + 2). Slides that a network tells apart
+without a mistake then do not turn into probabilities of 0 and 1.
 
 Does not know: networks, thresholds, which slides are set aside.
 
-Source: Guo et al. 2017 (ICML) for the temperature; Platt 1999 for the line and the softened labels; Naeini et al. 2015
-(AAAI) for the expected calibration error; Brier 1950.
+Source: Guo et al. 2017 (ICML) for the temperature; Platt 1999 for the softened labels; Naeini et al. 2015 (AAAI) for the
+expected calibration error; Brier 1950.
 
 N slides, R resamples, B bins.
 """
@@ -79,56 +79,6 @@ def fit_temperature(logits_N: npt.ArrayLike, labels_N: npt.ArrayLike, soften: bo
     if min(ends) <= found.fun:  # the search stops short of an end
         return TEMPERATURES[int(np.argmin(ends))]
     return float(np.exp(found.x))
-
-
-@dataclass(frozen=True)
-class PlattLine:
-    """sigmoid(slope x logit + bias).
-
-    Args:
-        slope: 1 over a temperature; below 0 where logits speak against their labels.
-        bias: Moves probabilities towards the share of positives.
-    """
-
-    slope: float
-    bias: float
-
-    def probability(self, logits_N: npt.ArrayLike) -> Floats:
-        """Probabilities of the positive class, (N,)."""
-        from scipy.special import expit
-
-        return np.asarray(expit(self.slope * np.asarray(logits_N, np.float64) + self.bias))
-
-
-def fit_platt(logits_N: npt.ArrayLike, labels_N: npt.ArrayLike, soften: bool = True) -> PlattLine:
-    """The line whose probabilities fit labels best, by log loss.
-
-    It also mends a wrong share of positives, at the price of a second number to learn from few slides.
-
-    Args:
-        logits_N: (N,) float, margin of the positive class, of slides set aside for it.
-        labels_N: (N,) of 0 and 1.
-        soften: Whether labels are softened as Platt did. Without it slides told apart without a mistake have no best line.
-
-    Raises:
-        InputError: When a class has no slide, or a logit is not finite.
-    """
-    from scipy.optimize import minimize
-    from scipy.special import expit
-
-    logits, labels = _checked_logits(logits_N, labels_N)
-    targets = _softened(labels) if soften else labels.astype(np.float64)
-    middle, spread = float(logits.mean()), float(logits.std()) or 1.0
-    standard = (logits - middle) / spread
-
-    def loss(line: Floats) -> tuple[float, Floats]:
-        margins = line[0] * standard + line[1]
-        residual = np.asarray(expit(margins)) - targets
-        return _mean_log_loss(margins, targets), np.array([(residual * standard).mean(), residual.mean()])
-
-    found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", options={"ftol": 1e-14, "gtol": 1e-9})
-    slope = float(found.x[0]) / spread
-    return PlattLine(slope, float(found.x[1]) - slope * middle)
 
 
 def _checked_logits(logits_N: npt.ArrayLike, labels_N: npt.ArrayLike) -> tuple[Floats, Labels]:

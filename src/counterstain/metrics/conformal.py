@@ -46,7 +46,8 @@ def conformal_thresholds(probability_N: npt.ArrayLike, labels_N: npt.ArrayLike, 
         InputError: When a probability is outside [0, 1], there is none, or the error is outside (0, 1).
     """
     probability, labels = checked_probabilities(probability_N, labels_N)
-    _check_error(error)
+    if not 0 < error < 1:
+        raise InputError(f"An error of {error} was promised; one in (0, 1) was expected.")
     return _rank(probability[labels == 0], error), _rank(1 - probability[labels == 1], error)
 
 
@@ -54,32 +55,6 @@ def _rank(strangeness_N: Floats, error: float) -> float:
     num = len(strangeness_N)
     rank = math.ceil((num + 1) * (1 - error) - 1e-9)  # 1 - 0.1 is no exact number
     return float(np.sort(strangeness_N)[rank - 1]) if rank <= num else math.inf
-
-
-def conformal_notes(num_positives: int, num_negatives: int, error: float) -> tuple[str, ...]:
-    """What a report has to say of too few slides set aside; empty where either class can be ruled out.
-
-    Args:
-        num_positives: Slides set aside of the positive class.
-        num_negatives: Of the other.
-        error: The promised error.
-
-    Raises:
-        InputError: When the error is outside (0, 1).
-    """
-    _check_error(error)
-    least = math.ceil(1 / error - 1 - 1e-9)
-    return tuple(
-        f"Only {num} {name} slides were set aside; {least} are the least for an error of {error:g}. The {name} class is in "
-        "every prediction set: no slide can be called anything else."
-        for name, num in (("positive", num_positives), ("negative", num_negatives))
-        if num < least
-    )
-
-
-def _check_error(error: float) -> None:
-    if not 0 < error < 1:
-        raise InputError(f"An error of {error} was promised; one in (0, 1) was expected.")
 
 
 def prediction_sets(probability_N: npt.ArrayLike, thresholds: tuple[float, float]) -> npt.NDArray[np.bool_]:

@@ -86,8 +86,7 @@ def wilson(num_hits: int, num: int, level: float = 0.95) -> Proportion:
     Raises:
         InputError: When there are more hits than slides, or the level is outside (0, 1).
     """
-    _check_share(num_hits, num, level)
-    if not num:
+    if _is_empty(num_hits, num, level):
         return Proportion(0, 0, math.nan, math.nan, math.nan, level, "wilson")
     from scipy.special import ndtri
 
@@ -104,8 +103,7 @@ def clopper_pearson(num_hits: int, num: int, level: float = 0.95) -> Proportion:
     Raises:
         InputError: When there are more hits than slides, or the level is outside (0, 1).
     """
-    _check_share(num_hits, num, level)
-    if not num:
+    if _is_empty(num_hits, num, level):
         return Proportion(0, 0, math.nan, math.nan, math.nan, level, "clopper-pearson")
     from scipy.special import betaincinv
 
@@ -115,11 +113,13 @@ def clopper_pearson(num_hits: int, num: int, level: float = 0.95) -> Proportion:
     return Proportion(num_hits, num, num_hits / num, low, high, level, "clopper-pearson")
 
 
-def _check_share(num_hits: int, num: int, level: float) -> None:
+def _is_empty(num_hits: int, num: int, level: float) -> bool:
+    """Whether there is nothing to take a share of; refuses what is no share."""
     if not 0 <= num_hits <= num or not 0 < level < 1:
         raise InputError(
             f"{num_hits} of {num} at level {level} were given; a part of a whole and (0, 1) were expected."
         )
+    return num == 0
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,13 @@ take slides for independent. Where patients have several slides, resample patien
 
 Does not know: probabilities, thresholds, models.
 
-Source: DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837); Sun and Xu 2014 (IEEE SPL 21:1389) for midranks; Hanley
-and McNeil 1982 (Radiology 143:29).
+Source: DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837); Sun and Xu 2014 (IEEE SPL 21:1389) for midranks.
 
 N slides, R resamples, G distinct scores.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy.typing as npt
 
 from counterstain.errors import InputError
 from counterstain.metrics.decisions import Labels, checked_scores
-from counterstain.metrics.intervals import BootstrapSettings, Interval, bootstrap_weights, draw_weights
+from counterstain.metrics.intervals import BootstrapSettings, Interval, bootstrap_weights
 from counterstain.metrics.segmentation import Floats, plain, ratio
 
 FEW = 30
@@ -66,21 +65,27 @@ def auprc(scores_N: npt.ArrayLike, labels_N: npt.ArrayLike) -> float:
 
 def weighted_auroc(scores_N: Floats, labels_N: Labels, weights_RN: Floats) -> Floats:
     """`auroc` of slides that occur several times or never, (R,); NaN where a class is missing."""
-    positives_RG, negatives_RG = _by_score(scores_N, labels_N, weights_RN)
+    positives_RG, negatives_RG = by_score(scores_N, labels_N, weights_RN)
     below_RG = negatives_RG.cumsum(-1) - negatives_RG / 2
     return ratio((positives_RG * below_RG).sum(-1), positives_RG.sum(-1) * negatives_RG.sum(-1))
 
 
 def weighted_auprc(scores_N: Floats, labels_N: Labels, weights_RN: Floats) -> Floats:
     """`auprc` of slides that occur several times or never, (R,); NaN where there is no positive."""
-    positives_RG, negatives_RG = (one[:, ::-1] for one in _by_score(scores_N, labels_N, weights_RN))
+    positives_RG, negatives_RG = (one[:, ::-1] for one in by_score(scores_N, labels_N, weights_RN))
     hits_RG = positives_RG.cumsum(-1)
     precision_RG = np.nan_to_num(ratio(hits_RG, hits_RG + negatives_RG.cumsum(-1)))  # undefined only where it weighs 0
     return ratio((positives_RG * precision_RG).sum(-1), positives_RG.sum(-1))
 
 
-def _by_score(scores_N: Floats, labels_N: Labels, weights_RN: Floats) -> tuple[Floats, Floats]:
-    """Weights of positives and of negatives at each distinct score, rising, (R, G) each."""
+def by_score(scores_N: Floats, labels_N: Labels, weights_RN: Floats) -> tuple[Floats, Floats]:
+    """Weights of positives and of negatives at each distinct score, rising, (R, G) each.
+
+    Args:
+        scores_N: No NaN.
+        labels_N: 0 or 1.
+        weights_RN: How often each slide counts.
+    """
     if not len(scores_N):
         return weights_RN, weights_RN
     order = np.argsort(scores_N, kind="stable")
@@ -104,8 +109,7 @@ def auroc_interval(
     Raises:
         InputError: As `auroc`, and when there are fewer than two patients.
     """
-    scores, labels = checked_scores(scores_N, labels_N)
-    return bootstrap_weights(lambda drawn: weighted_auroc(scores, labels, drawn), patients, settings, labels.tolist())
+    return _over_patients(weighted_auroc, checked_scores(scores_N, labels_N), patients, settings)
 
 
 def auprc_interval(
@@ -119,8 +123,16 @@ def auprc_interval(
     Raises:
         InputError: As `auroc`, and when there are fewer than two patients.
     """
-    scores, labels = checked_scores(scores_N, labels_N)
-    return bootstrap_weights(lambda drawn: weighted_auprc(scores, labels, drawn), patients, settings, labels.tolist())
+    return _over_patients(weighted_auprc, checked_scores(scores_N, labels_N), patients, settings)
+
+
+def _over_patients(
+    area: Callable[[Floats, Labels, Floats], Floats],
+    slides: tuple[Floats, Labels],
+    patients: Sequence[str],
+    settings: BootstrapSettings | None,
+) -> Interval:
+    return bootstrap_weights(lambda drawn_RN: area(*slides, drawn_RN), patients, settings, slides[1].tolist())
 
 
 @dataclass(frozen=True)
@@ -283,29 +295,6 @@ def _components(scores_N: Floats, labels_N: Labels) -> tuple[Floats, Floats]:
     return above_positive, below_negative
 
 
-def hanley_mcneil_error(area: float, num_positives: int, num_negatives: int) -> float:
-    """The standard error of an area that only its value and the numbers of slides are known of, as of a printed one.
-
-    Args:
-        area: In [0, 1].
-        num_positives: Slides of the positive class.
-        num_negatives: Slides of the other.
-
-    Raises:
-        InputError: When the area is outside [0, 1] or a class has no slide.
-
-    Source: Hanley and McNeil 1982, eq. 1 and 2.
-    """
-    if not 0 <= area <= 1 or min(num_positives, num_negatives) < 1:
-        raise InputError(
-            f"An area of {area} on {num_positives} and {num_negatives} slides was given; [0, 1] and 1 or more."
-        )
-    both_above, both_below = area / (2 - area), 2 * area**2 / (1 + area)
-    spread = area * (1 - area)
-    spread += (num_positives - 1) * (both_above - area**2) + (num_negatives - 1) * (both_below - area**2)
-    return math.sqrt(spread / (num_positives * num_negatives))
-
-
 def small_sample_notes(num_positives: int, num_negatives: int, few: int = FEW) -> tuple[str, ...]:
     """What a report has to say of few slides; empty where there are enough of both classes.
 
@@ -325,110 +314,3 @@ def small_sample_notes(num_positives: int, num_negatives: int, few: int = FEW) -
                 f"class by {step:.0f} points, and intervals that rest on large samples come out too narrow."
             )
     return tuple(notes)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A curve of a ranking, from the strictest threshold to the laxest.
-
-    Args:
-        x: (G + 1,) false positive rate, or recall.
-        y: (G + 1,) true positive rate, or precision.
-        thresholds: (G + 1,), slides from it on are called positive; the first is infinite.
-    """
-
-    x: Floats
-    y: Floats
-    thresholds: Floats
-
-
-def roc_curve(scores_N: npt.ArrayLike, labels_N: npt.ArrayLike) -> Curve:
-    """The true positive rate against the false positive rate, one point for each distinct score, from (0, 0) to (1, 1).
-
-    Raises:
-        InputError: As `auroc`, and when a class has no slide.
-    """
-    hits, false, thresholds = _cumulated(scores_N, labels_N)
-    if not hits[-1] or not false[-1]:
-        raise InputError("Slides of one class were given; a ROC curve needs both.")
-    return Curve(false / false[-1], hits / hits[-1], thresholds)
-
-
-def precision_recall_curve(scores_N: npt.ArrayLike, labels_N: npt.ArrayLike) -> Curve:
-    """Precision against recall, one point for each distinct score; at recall 0, where nothing is called, precision is 1.
-
-    Raises:
-        InputError: As `auroc`, and when there is no positive slide.
-    """
-    hits, false, thresholds = _cumulated(scores_N, labels_N)
-    if not hits[-1]:
-        raise InputError("No positive slide was given; precision and recall need one.")
-    precision = ratio(hits, hits + false)
-    precision[0] = 1.0
-    return Curve(hits / hits[-1], precision, thresholds)
-
-
-def _cumulated(scores_N: npt.ArrayLike, labels_N: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Positives and negatives called positive from each threshold on, and the thresholds, from the strictest."""
-    scores, labels = checked_scores(scores_N, labels_N)
-    if not len(scores):
-        raise InputError("No slide was given to draw a curve of.")
-    positives, negatives = (one[0, ::-1].cumsum() for one in _by_score(scores, labels, np.ones((1, len(scores)))))
-    hits, false = (np.concatenate([[0.0], one]) for one in (positives, negatives))
-    return hits, false, np.concatenate([[np.inf], np.unique(scores)[::-1]])
-
-
-@dataclass(frozen=True)
-class RocBand:
-    """Where the ROC curve may lie, one false positive rate at a time.
-
-    Args:
-        false_positive_rates: (K,), rising from 0 to 1.
-        low: (K,) lower end of the true positive rate.
-        high: (K,) upper end.
-        level: Confidence at each rate, not of the curve as a whole.
-    """
-
-    false_positive_rates: Floats
-    low: Floats
-    high: Floats
-    level: float
-
-
-def roc_band(
-    scores_N: npt.ArrayLike,
-    labels_N: npt.ArrayLike,
-    patients: Sequence[str],
-    settings: BootstrapSettings | None = None,
-    num_rates: int = 101,
-) -> RocBand:
-    """The band of a ROC curve over patients, drawn within the classes.
-
-    Raises:
-        InputError: As `auroc`, and when there are fewer than two patients or a class has no slide.
-    """
-    scores, labels = checked_scores(scores_N, labels_N)
-    if set(np.unique(labels)) != {0, 1}:
-        raise InputError("Slides of one class were given; a ROC curve needs both.")
-    settings = settings or BootstrapSettings()
-    drawn_RN = draw_weights(patients, settings, labels.tolist())
-    rates = np.linspace(0, 1, num_rates)
-    rows = []
-    for positives, negatives in zip(
-        *(one[:, ::-1].cumsum(-1) for one in _by_score(scores, labels, drawn_RN)), strict=True
-    ):
-        if positives[-1] and negatives[-1]:
-            false, hits = (np.concatenate([[0.0], one / one[-1]]) for one in (negatives, positives))
-            rows.append(_upper_steps(rates, false, hits))
-    tail = (1 - settings.level) / 2
-    low, high = np.quantile(np.stack(rows), [tail, 1 - tail], axis=0)
-    return RocBand(rates, low, high, settings.level)
-
-
-def _upper_steps(rates: Floats, false: Floats, hits: Floats) -> Floats:
-    """The curve at given false positive rates: straight between points, the highest where it rises upright."""
-    last = np.searchsorted(false, rates + 1e-12, side="right") - 1
-    following = np.minimum(last + 1, len(false) - 1)
-    run = false[following] - false[last]
-    share = np.where(run > 0, (rates - false[last]) / np.where(run > 0, run, 1.0), 0.0)
-    return hits[last] + np.clip(share, 0, 1) * (hits[following] - hits[last])

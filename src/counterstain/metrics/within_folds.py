@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from counterstain.errors import InputError
 from counterstain.metrics.intervals import BootstrapSettings, Interval, bootstrap_weights
-from counterstain.metrics.segmentation import Floats
+from counterstain.metrics.segmentation import Floats, ratio
 
 Ints = npt.NDArray[np.integer]
 
@@ -47,8 +47,7 @@ def within_fold_auroc(scores_N: Floats, labels_N: Ints, folds: Sequence[str]) ->
             up, down = weights_RN[:, positives], weights_RN[:, negatives]
             won += ((up @ wins) * down).sum(1)
             pairs += up.sum(1) * down.sum(1)
-        shares: Floats = np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0)
-        return shares
+        return ratio(won, pairs)
 
     return statistic
 
