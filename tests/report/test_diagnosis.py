@@ -154,6 +154,15 @@ def test_a_repeat_of_the_same_scores_makes_no_interval_narrower() -> None:
         assert both[section][name]["high"] == pytest.approx(once[section][name]["high"])
 
 
+def test_bins_of_probabilities_count_a_slide_once_however_many_repeats_there_are() -> None:
+    rows = scored()
+    twice = rows + [replace(row, fold="1" + row.fold[1:]) for row in rows]
+    for name in ("before", "after"):
+        (once,) = described(rows)["calibration"][name]["bins_by_repeat"]
+        assert sum(one["positives"]["num"] for one in once) == len(rows)
+        assert described(twice)["calibration"][name]["bins_by_repeat"] == [once, once]
+
+
 def test_abstaining_is_judged_by_the_sets() -> None:
     rows = scored()
     conformal = described(rows)["abstention"]["conformal"]
@@ -179,9 +188,21 @@ def test_without_a_promise_there_is_nothing_to_say_of_sets() -> None:
 
 def test_sets_of_both_classes_for_everybody_are_warned_of() -> None:
     tree = described([replace(row, prediction_set=CLASSES.names, decision=None) for row in scored()])
+    assert sum("prediction set" in note for note in tree["warnings"]) == 1
     assert any("never decides" in note for note in tree["warnings"])
     assert tree["abstention"]["conformal"]["abstention"]["estimate"] == 1
     assert tree["abstention"]["conformal"]["error_of_decided"]["estimate"] is None
+
+
+@pytest.mark.parametrize(("always", "other"), [("normal", "tumor"), ("tumor", "normal")])
+def test_a_class_that_is_never_ruled_out_is_warned_of(always: str, other: str) -> None:
+    rows = [
+        replace(row, prediction_set=(always,) if number % 3 else CLASSES.names) for number, row in enumerate(scored())
+    ]
+    (note,) = [note for note in described(rows)["warnings"] if "prediction set" in note]
+    assert f"Every prediction set holds {always}, so that no slide is ever decided to be {other}" in note
+    assert not any("prediction set" in note for note in described(scored())["warnings"])
+    assert not any("prediction set" in note for note in described([rows[0]])["warnings"])
 
 
 def test_patients_take_the_place_of_slides_where_some_have_several() -> None:

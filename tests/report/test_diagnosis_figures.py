@@ -89,6 +89,16 @@ def test_several_repeats_and_slides_without_a_mistake_are_drawn(tmp_path: Path) 
     assert len(draw_diagnosis(twice, CLASSES, tmp_path, QUICK)) == 5
 
 
+def test_bins_have_bars_only_where_every_slide_counts_once(tmp_path: Path) -> None:
+    rows = scored()
+    twice = rows + [replace(row, fold="1" + row.fold[1:]) for row in rows]
+    blue = []
+    for name, own in (("once", rows), ("twice", twice)):
+        draw_diagnosis(own, CLASSES, tmp_path / name, QUICK)
+        blue.append(share_of(tmp_path / name / "reliability.png", BLUE))
+    assert blue[1] < 0.7 * blue[0]
+
+
 def test_nothing_is_drawn_of_no_slides(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No scored slide"):
         draw_diagnosis([], CLASSES, tmp_path / "figures")

@@ -12,7 +12,7 @@ N rows, a slide scored by a model; R resamples.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from counterstain.metrics import (
     calibrated,
     calibration_scores,
     delong_interval,
+    reliability,
     selective_risk,
     small_sample_notes,
     wilson,
@@ -66,7 +67,7 @@ def describe_scores(
         "slides": _slides(columns, len(by_repeat)),
         "ranking": _ranking(columns, settings),
         "decisions": _decisions(columns, by_repeat, settings),
-        "calibration": _calibration(columns, settings),
+        "calibration": _calibration(columns, by_repeat, settings),
         "abstention": _abstention(rows, columns, by_repeat, classes, settings),
         "patients": _patients(rows, settings),
         "strata": {name: _strata(rows, name, settings) for name in ("site", "scanner")},
@@ -207,12 +208,22 @@ def _counts(rows: Sequence[ScoredSlide]) -> DecisionCounts:
     return DecisionCounts.of(columns.called, columns.labels_N)
 
 
-def _calibration(columns: ScoreColumns, settings: BootstrapSettings) -> dict[str, Any]:
-    labels, patients = columns.labels_N, columns.patients
-    return {
-        "before": calibration_scores(calibrated(columns.logits_N), labels, patients, settings).to_json(),
-        "after": calibration_scores(columns.probability_N, labels, patients, settings).to_json(),
+def _calibration(
+    columns: ScoreColumns, by_repeat: Sequence[Sequence[ScoredSlide]], settings: BootstrapSettings
+) -> dict[str, Any]:
+    kinds: dict[str, Callable[[ScoreColumns], Floats]] = {
+        "before": lambda own: calibrated(own.logits_N),
+        "after": lambda own: own.probability_N,
     }
+    repeats = [ScoreColumns.of(rows) for rows in by_repeat]
+    tree = {}
+    for name, probability_of in kinds.items():
+        scores = calibration_scores(probability_of(columns), columns.labels_N, columns.patients, settings).to_json()
+        # a slide counts once in a bin and its interval
+        del scores["bins"]
+        bins = [reliability(probability_of(own), own.labels_N, level=settings.level) for own in repeats]
+        tree[name] = {**scores, "bins_by_repeat": [[one.to_json() for one in own] for own in bins]}
+    return tree
 
 
 def _abstention(
@@ -326,6 +337,21 @@ def _streams(rows: Sequence[ScoredSlide]) -> dict[str, Any] | None:
     }
 
 
+def _never_ruled_out(sets_N2: Mask, labels_N: Labels, classes: Classes) -> Iterator[str]:
+    """What to say where a class, or both, are in every prediction set, those of the other class's slides among them."""
+    why = "were set aside for the promised error, or scores tell classes apart too badly for it."
+    if sets_N2.all():
+        yield f"Every prediction set holds both classes, so that the method never decides: too few slides {why}"
+        return
+    for label, name in enumerate(classes.names):
+        if sets_N2[:, label].all() and (labels_N != label).any():
+            other = classes.names[1 - label]
+            yield (
+                f"Every prediction set holds {name}, so that no slide is ever decided to be {other}: too few slides of "
+                f"{name} {why}"
+            )
+
+
 def _warnings(columns: ScoreColumns, rows: Sequence[ScoredSlide], classes: Classes) -> tuple[str, ...]:
     """What a reader has to know before any number is quoted."""
     label_of = dict(zip(columns.slides, columns.labels_N.tolist(), strict=True))
@@ -339,11 +365,8 @@ def _warnings(columns: ScoreColumns, rows: Sequence[ScoredSlide], classes: Class
     if not columns.is_once:
         notes.append("Slides were scored in several repeats: a slide counts once in each, its patient is drawn once.")
     sets = sets_of(rows, classes)
-    if sets is not None and sets.all():
-        notes.append(
-            "Every prediction set holds both classes, so that the method never decides: too few slides were set aside for "
-            "the promised error, or scores tell classes apart too badly for it."
-        )
+    if sets is not None and len(rows) > 1:
+        notes += _never_ruled_out(sets, columns.labels_N, classes)
     for field in ("site", "scanner"):
         by_name: dict[str, set[int]] = defaultdict(set)
         for row in rows:

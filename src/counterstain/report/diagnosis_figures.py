@@ -161,11 +161,12 @@ def _draw_bins(axes: "Axes", probability_N: Floats, columns: ScoreColumns, setti
     bins = reliability(probability_N, columns.labels_N, level=settings.level)
     x = [100 * one.mean_probability for one in bins]
     y = [100 * one.positives.estimate for one in bins]
-    below = [100 * (one.positives.estimate - one.positives.low) for one in bins]
-    above = [100 * (one.positives.high - one.positives.estimate) for one in bins]
     axes.plot([0, 100], [0, 100], color=_GREY, linestyle=":", label="what a probability promises")
-    bars = f"tenths of [0, 1]; bar: {100 * settings.level:g} % (Wilson)"
-    axes.errorbar(x, y, [below, above], fmt="o-", color=_BLUE, linewidth=1.2, elinewidth=1.6, markersize=5, label=bars)
+    axes.plot(x, y, "o-", color=_BLUE, linewidth=1.2, markersize=5, label="tenths of [0, 1]")
+    if columns.is_once:  # a slide that counts several times would make bars too narrow
+        ends = [(100 * one.positives.low, 100 * one.positives.high) for one in bins]
+        bar = f"{100 * settings.level:g} % (Wilson)"
+        axes.vlines(x, *zip(*ends, strict=True), color=_BLUE, linewidth=1.6, label=bar)
     axes.set(xlim=(-2, 102), ylim=(-2, 102))
     axes.grid(alpha=0.3)
     _plain(axes)
