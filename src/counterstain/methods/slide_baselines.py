@@ -22,6 +22,7 @@ from counterstain.models.slide_network import SlideNetwork
 from counterstain.training import TrainSettings
 
 _LEARNING: dict[str, Any] = {"learning_rate": 1e-3, "warmup_epochs": 2, "schedule": "cosine", "select": "last"}
+_SLOWER = {**_LEARNING, "learning_rate": 3e-4}
 _SHORT = TrainSettings(epochs=40, batch_size=8, seed=0)
 _LONG = TrainSettings(epochs=200, batch_size=8, seed=0)
 _TRAINING: dict[str, TrainSettings] = {"paper": _LONG, "short": _SHORT}
@@ -57,7 +58,7 @@ class ABMIL(SlideMethod):
     config_type: ClassVar[type[ABMILConfig]] = ABMILConfig
     presets: ClassVar[Mapping[str, ABMILConfig]] = {
         "paper": ABMILConfig(),
-        "short": ABMILConfig(**{**_LEARNING, "learning_rate": 3e-4}),
+        "short": ABMILConfig(**_SLOWER),
     }
     training: ClassVar[Mapping[str, TrainSettings]] = _TRAINING
 
@@ -78,7 +79,7 @@ class CLAM(SlideMethod):
     config_type: ClassVar[type[CLAMConfig]] = CLAMConfig
     presets: ClassVar[Mapping[str, CLAMConfig]] = {
         "paper": CLAMConfig(),
-        "short": CLAMConfig(**{**_LEARNING, "learning_rate": 3e-4}),
+        "short": CLAMConfig(**_SLOWER),
     }
     training: ClassVar[Mapping[str, TrainSettings]] = _TRAINING
 
@@ -99,8 +100,8 @@ class TransMIL(SlideMethod):
     config_type: ClassVar[type[TransMILConfig]] = TransMILConfig
     presets: ClassVar[Mapping[str, TransMILConfig]] = {
         "paper": TransMILConfig(),
-        "short": TransMILConfig(**{**_LEARNING, "learning_rate": 3e-4}),
-        "small": TransMILConfig(width=128, heads=4, landmarks=64, **{**_LEARNING, "learning_rate": 3e-4}),
+        "short": TransMILConfig(**_SLOWER),
+        "small": TransMILConfig(width=128, heads=4, landmarks=64, **_SLOWER),
     }
     training: ClassVar[Mapping[str, TrainSettings]] = {**_TRAINING, "small": _SHORT}
 
@@ -127,8 +128,8 @@ class Thumbnail(SlideMethod):
     config_type: ClassVar[type[ThumbnailConfig]] = ThumbnailConfig
     presets: ClassVar[Mapping[str, ThumbnailConfig]] = {
         "paper": ThumbnailConfig(),
-        "short": ThumbnailConfig(**{**_LEARNING, "learning_rate": 3e-4}),
-        "small": ThumbnailConfig(backbone="resnet18", thumbnail_px=128, **{**_LEARNING, "learning_rate": 3e-4}),
+        "short": ThumbnailConfig(**_SLOWER),
+        "small": ThumbnailConfig(backbone="resnet18", thumbnail_px=128, **_SLOWER),
     }
     training: ClassVar[Mapping[str, TrainSettings]] = {**_TRAINING, "small": _SHORT}
 
@@ -158,8 +159,8 @@ class Compressed(SlideMethod):
     config_type: ClassVar[type[CompressedConfig]] = CompressedConfig
     presets: ClassVar[Mapping[str, CompressedConfig]] = {
         "paper": CompressedConfig(),
-        "short": CompressedConfig(**{**_LEARNING, "learning_rate": 3e-4}),
-        "small": CompressedConfig(backbone="resnet18", grid_cells=64, **{**_LEARNING, "learning_rate": 3e-4}),
+        "short": CompressedConfig(**_SLOWER),
+        "small": CompressedConfig(backbone="resnet18", grid_cells=64, **_SLOWER),
     }
     training: ClassVar[Mapping[str, TrainSettings]] = {**_TRAINING, "small": _SHORT}
 
