@@ -69,6 +69,7 @@ def evaluate_slides(method: "SlideMethod", asked: Asked, *, json: bool) -> int:
     from counterstain.report.diagnosis import describe_scores, write_scores
     from counterstain.report.diagnosis_figures import draw_diagnosis
     from counterstain.report.diagnosis_table import HEADS, summary_rows
+    from counterstain.report.learn_cohort import not_encoded
 
     flags = recorded(asked.run, asked.cohort)
     diagnosis = labelled(replace(flags, positive=asked.positive or flags.positive))
@@ -79,9 +80,11 @@ def evaluate_slides(method: "SlideMethod", asked: Asked, *, json: bool) -> int:
     _refuse_seen(asked.run, {row.patient_id for row in rows})
     out = asked.encoded or asked.run / "encoded"
     encoder = encoder_of(method.encoder, asked.run, asked.encoder, asked.encoded)
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[Failure, ...]
     learned = method.seen.chosen
-    if encoder is not None:
+    if encoder is None:
+        failures = not_encoded(rows, out, method.encoder.name)
+    else:
         job = EncodeJob(
             out=out,
             encoder=encoder,

@@ -224,7 +224,7 @@ def _encoded(
     choice, out = job.encoder, job.encoder.encoded or folder / "encoded"
     name = choice.name
     if choice.encoded is not None:
-        failures |= {row.slide_id: failure for row in rows if (failure := _missing(row, choice.encoded, name))}
+        failures |= {one.slide_id: one for one in not_encoded(rows, choice.encoded, name)}
     else:
         encoder = _encoder(learning, job, folder / "encoder", failures)
         encode = EncodeJob(
@@ -246,13 +246,21 @@ def _encoded(
     return open_slide_set(diagnosis.source.stem, diagnosis.classes, labelled, name)
 
 
-def _missing(row: DiagnosisSlide, encoded: Path, encoder_name: str) -> Failure | None:
-    """Why a slide that was to be encoded before is of no use."""
-    try:
-        read_header(encoded / row.slide_id, encoder_name)
-    except CounterstainError as error:
-        return Failure(row.slide_id, type(error).__name__, str(error), is_defect=False)
-    return None
+def not_encoded(rows: Sequence[DiagnosisSlide], encoded: Path, encoder_name: str) -> tuple[Failure, ...]:
+    """Slides of which a folder holds no embeddings of an encoder, with the reasons.
+
+    Args:
+        rows: The slides.
+        encoded: With a folder for each slide.
+        encoder_name: As its specification names it.
+    """
+    failures = []
+    for row in rows:
+        try:
+            read_header(encoded / row.slide_id, encoder_name)
+        except CounterstainError as error:
+            failures.append(Failure(row.slide_id, type(error).__name__, str(error), is_defect=False))
+    return tuple(failures)
 
 
 def _encoder(
@@ -268,7 +276,9 @@ def _encoder(
     log.say(f"Training an S-CAE on cells of {len(learning)} slides")
     readable = [row.entry for row in learning if row.slide_id not in failures]
     training = replace(choice.training, slide_mpp=job.slide_mpp, assume_mpp=job.assume_mpp)
-    failures |= {one.slide_id: one for one in train_encoder(readable, folder, training)}
+    for one in train_encoder(readable, folder, training):
+        # A slide that gives an encoder no cells may be pale: whether it can be diagnosed is for its encoding to say.
+        log.say(f"{one.slide_id} trains no encoder: {one.reason}")
     return scae_encoder(folder)
 
 

@@ -3,6 +3,7 @@
 Does not know: any method.
 """
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,26 @@ def write_encoded_slides(folder: Path, settings: EncodedSlides | None = None) ->
         _write(slide, settings, encoder, random)
         slides.append(slide)
     return open_slide_set("planted", CLASSES, slides, encoder.name)
+
+
+def write_table(folder: Path, slides: SlideSet, **columns: dict[str, str]) -> Path:
+    """Writes a cohort's table of the slides; their files are there and hold nothing, since all are encoded already.
+
+    Args:
+        folder: For the table and the files.
+        slides: Its rows.
+        **columns: Further ones, by patient.
+    """
+    path = folder / "cohort.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["slide_id", "patient_id", "path", "label", *columns])
+        for slide in slides.slides:
+            (folder / f"{slide.slide_id}.svs").touch()
+            label = slides.classes.names[slide.label or 0]
+            row = [slide.slide_id, slide.patient_id, f"{slide.slide_id}.svs", label]
+            writer.writerow([*row, *(column.get(slide.patient_id, "") for column in columns.values())])
+    return path
 
 
 def planted_cells(slide: LabelledSlide) -> tuple[slice, slice]:

@@ -1,0 +1,103 @@
+"""`counterstain compare` with studies of slides: what is given, what is left out, what comes back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from counterstain.cli import OK, WRONG_USE, run
+from counterstain.data.encoded import SlideSet
+from counterstain.testing.encoded_slides import EncodedSlides, write_encoded_slides, write_table
+
+STUDY = """
+kind = "slides"
+title = "Two ways to pool"
+reference = "mean"
+[folds]
+folds = 2
+val = 0.5
+[training]
+epochs = 1
+batch_size = 8
+[methods.mean_pool]
+preset = "short"
+[[variants]]
+name = "mean"
+[[variants]]
+name = "most positive"
+settings = { pool = "max" }
+"""
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> SlideSet:
+    return write_encoded_slides(tmp_path_factory.mktemp("encoded"), EncodedSlides(num_slides=20))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    (tmp_path / "pools.toml").write_text(STUDY)
+    return tmp_path / "pools.toml"
+
+
+@pytest.fixture
+def table(slides: SlideSet, tmp_path: Path) -> Path:
+    """The last two patients are kept for the end."""
+    patients = {slide.patient_id: "test" if slide.patient_id[8] == "4" else "train" for slide in slides.slides}
+    return write_table(tmp_path, slides, split=patients)
+
+
+def compare(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any]:
+    capsys.readouterr()
+    code = run(["compare", *(str(argument) for argument in arguments)])
+    said = capsys.readouterr()
+    return code, json.loads(said.out) if "--json" in arguments else said.out + said.err
+
+
+def test_variants_are_compared_on_all_slides_but_those_of_the_test(
+    slides: SlideSet, study: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--study", study, "--cohort", table, "--encoded", slides.slides[0].folder.parent, "--encoder", "planted"]
+    code, tree = compare(capsys, tmp_path / "out", *given, "--json")
+    assert code == OK
+    assert (tree["slides"], tree["patients"], [row["name"] for row in tree["rows"]]) == (
+        16,
+        8,
+        ["mean", "most positive"],
+    )
+    for suffix in (".json", ".csv", ".md", ".png"):
+        assert (tmp_path / "out" / f"pools{suffix}").exists()
+    scored = "".join(path.read_text() for path in (tmp_path / "out").rglob("scores.csv"))
+    assert "patient_3" in scored
+    assert "patient_4" not in scored
+    code, said = compare(capsys, tmp_path / "out", *given, "--only", "mean")
+    assert code == OK
+    assert "Two ways to pool" in said
+    assert "pools_part.json" in said
+
+
+@pytest.mark.parametrize(
+    ("left_out", "message"), [("--cohort", "--cohort TABLE.csv --encoded FOLDER"), ("--encoded", "counterstain encode")]
+)
+def test_a_study_of_slides_needs_a_table_and_what_was_encoded(
+    left_out: str, message: str, slides: SlideSet, study: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"--cohort": table, "--encoded": slides.slides[0].folder.parent}
+    given.pop(left_out)
+    code, said = compare(capsys, study.parent / "out", "--study", study, *next(iter(given.items())))
+    assert code == WRONG_USE
+    assert message in said
+    assert not (study.parent / "out").exists()
+
+
+def test_slides_that_the_encoder_did_not_encode_are_named(
+    slides: SlideSet, study: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--study", study, "--cohort", table, "--encoded", slides.slides[0].folder.parent]
+    code, said = compare(capsys, study.parent / "out", *given)
+    assert code == WRONG_USE
+    assert "encoder 'scae'; it has those of: planted" in said
+    code, said = compare(capsys, study.parent / "out", *given, "--encoder", "planted", "--only", "max")
+    assert code == WRONG_USE
+    assert "most positive" in said
