@@ -157,7 +157,7 @@ def test_tcgas_names_are_checked_without_a_table(tmp_path: Path, capsys: pytest.
     names = ("TCGA-22-4591-01A-01-TS1", "TCGA-22-4591-11A-01-TS1", "TCGA-33-4532-01A-01-BS1", "TCGA-33-4532-01Z-00-DX1")
     for seed, name in enumerate(names):
         slide(tmp_path / f"{name}.tif", seed)
-    code, found = answer(capsys, tmp_path, "--cohort", "tcga")
+    code, found = answer(capsys, tmp_path, "--labels", "tcga")
     assert code == OK
     assert found["splits"] == {"no split": {"normal slides": 1, "tumour slides": 2, "patients": 2}}
     assert "DX" in found["dropped"][0]["reason"]

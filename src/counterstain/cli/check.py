@@ -31,7 +31,7 @@ def check(
     table: Path,
     /,
     *,
-    labels: Annotated[Literal["table", "camelyon16", "tcga"], Parameter(name=("--labels", "--cohort"))] = "table",
+    labels: Annotated[Literal["table", "camelyon16", "tcga"], Parameter(name="--labels")] = "table",
     root: Path | None = None,
     positive: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True, negative_iterable="")] = None,
     negative: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True, negative_iterable="")] = None,

@@ -20,12 +20,13 @@ from counterstain.errors import InputError
 Tree = dict[str, Any]
 
 
-def optional_twin(cls: type[Any], without: tuple[str, ...] = ()) -> type[Any]:
+def optional_twin(cls: type[Any], without: tuple[str, ...] = (), shown: Any = None) -> type[Any]:
     """A dataclass with the fields of another, all optional and None by default, for cyclopts to make flags of.
 
     Args:
         cls: The other.
         without: Fields that get no flag.
+        shown: An instance whose values are told as defaults, where they are not the class's own.
     """
     hints = typing.get_type_hints(cls)
     texts = _field_texts(cls)
@@ -34,7 +35,8 @@ def optional_twin(cls: type[Any], without: tuple[str, ...] = ()) -> type[Any]:
         if field.name in without:
             continue
         hint, text = hints[field.name], texts.get(field.name, "")
-        help_text = f"{text} [default: {_shown(_default(field))}]"
+        default = _default(field) if shown is None else getattr(shown, field.name)
+        help_text = f"{text} [default: {_shown(default)}]"
         if typing.get_origin(hint) is dict:
             parameter = Parameter(
                 help=f"{help_text} As JSON.", show_default=False, converter=_json_table, accepts_keys=False

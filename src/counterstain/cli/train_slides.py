@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 RECORD = "cohort.json"
 """In a run folder: what was said of its cohort."""
 
+DEFAULT_PRESET = "short"
+
 _ENTRIES: dict[str, type | tuple[type, ...]] = {
     "method": str,
     "preset": str,
@@ -91,7 +93,8 @@ def slide_verb(method_name: str) -> Any:
     from counterstain.training import TrainSettings
 
     method_type = find_slide_method(method_name)
-    method_flags, train_flags = optional_twin(method_type.config_type), optional_twin(TrainSettings)
+    method_flags = optional_twin(method_type.config_type, shown=method_type.presets[DEFAULT_PRESET])
+    train_flags = optional_twin(TrainSettings, shown=method_type.training[DEFAULT_PRESET])
 
     def train(
         run: Path,
@@ -113,7 +116,8 @@ def slide_verb(method_name: str) -> Any:
         Args:
             run: The run folder to write, or to go on with.
             config: A TOML file (method, preset, and tables settings, training, cohort), or a recipe. Flags win over it.
-            preset: Settings by name: paper or short (see `counterstain models list`).
+            preset: Settings by name: paper, or short, which is the default and whose values are told below; `counterstain
+                models list` has all.
             method: Which method learns: dsnet, or what it is compared with: abmil, clam, transmil, mean_pool, thumbnail or
                 nic.
             cohort: The slides, their encoder, the folds.
@@ -127,7 +131,7 @@ def slide_verb(method_name: str) -> Any:
         tree = {} if config is None else read_toml(find_config(config))
         check_entries(tree, _ENTRIES, str(config))
         flags = build(CohortFlags, merged(tree.get("cohort", {}), given(cohort)))
-        name = preset or tree.get("preset", "short")
+        name = preset or tree.get("preset", DEFAULT_PRESET)
         own = merged(tree.get("settings", {}), given(settings))
         how_long = merged(tree.get("training", {}), given(training))
         if preset is not None and flags.candidates:

@@ -8,6 +8,7 @@ Does not know: how to open a slide, what is predicted for it.
 """
 
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -301,7 +302,8 @@ def _is_usable(name: str) -> bool:
 
 
 def _relative(path: Path, root: Path) -> str:
-    path, root = path.resolve(), root.resolve()
+    # links are not followed: a slide is called by where its user put it
+    path, root = Path(os.path.abspath(path)), Path(os.path.abspath(root))  # noqa: PTH100
     return (
         path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix().lstrip("/").replace(":", "")
     )
