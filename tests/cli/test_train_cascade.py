@@ -81,7 +81,7 @@ def test_a_slide_that_can_t_be_read_any_more_is_listed(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--preset", "smal"], "Did you mean 'small'"),
+        (["--preset", "smalle"], "Did you mean 'small'"),
         (["--dense", "sshrr"], "Did you mean 'sshr'"),
         (["--sure", "0.2"], "must not be above"),
         (["--mpp", "0"], "--mpp"),
