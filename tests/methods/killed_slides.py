@@ -49,9 +49,10 @@ CASES = {
     "last epoch": Killed(MeanPool, replace(CONFIG, select="last", crop_cells=2)),
     "best epoch": Killed(MeanPool, replace(CONFIG, select="auroc", crop_cells=2)),
     "before the checkpoint": Killed(MeanPool, replace(CONFIG, select="auroc", crop_cells=2), after="best"),
-    "two streams": Killed(DSNet, _TWO_STREAMS, TrainSettings(epochs=3, batch_size=4, seed=5, num_workers=1)),
+    "two streams": Killed(DSNet, _TWO_STREAMS, TrainSettings(epochs=3, batch_size=4, seed=5)),
+    "read by a process": Killed(DSNet, _TWO_STREAMS, TrainSettings(epochs=3, batch_size=4, seed=5, num_workers=1)),
 }
-"""What is killed, by name. The last has running statistics, means of ordinary cells, and a process that reads."""
+"""What is killed, by name. The last two have running statistics and means of ordinary cells, the last a process that reads."""
 
 
 def halves_of(slides: SlideSet) -> tuple[SlideSet, SlideSet]:
