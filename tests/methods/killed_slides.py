@@ -52,7 +52,7 @@ CASES = {
     "two streams": Killed(DSNet, _TWO_STREAMS, TrainSettings(epochs=3, batch_size=4, seed=5)),
     "read by a process": Killed(DSNet, _TWO_STREAMS, TrainSettings(epochs=3, batch_size=4, seed=5, num_workers=1)),
 }
-"""What is killed, by name. The last two have running statistics and means of ordinary cells, the last a process that reads."""
+"""What is killed, by name. The last two have running statistics and means of ordinary cells, the last a reading process."""
 
 
 def halves_of(slides: SlideSet) -> tuple[SlideSet, SlideSet]:
