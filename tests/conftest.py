@@ -23,7 +23,9 @@ def real_data() -> Path:
     if not folder.is_dir():
         # a folder that was named and is not there is a mistake, no reason to test less
         assert "COUNTERSTAIN_DATA" not in os.environ, f"COUNTERSTAIN_DATA is {folder}, and no folder is there"
-        pytest.skip("real data is not at hand: set COUNTERSTAIN_DATA to the folder that holds wsi/ and ebhi_seg/")
+        pytest.skip(
+            "real data is not at hand: set COUNTERSTAIN_DATA to the folder that holds wsi/, ebhi_seg/ and weights/"
+        )
     return folder
 
 

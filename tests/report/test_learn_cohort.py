@@ -12,13 +12,14 @@ from counterstain.data.diagnosis import Diagnosis, DiagnosisSlide
 from counterstain.data.encoded import SlideSet
 from counterstain.errors import InputError, SplitError, StaleResultError
 from counterstain.files import read_json
+from counterstain.jobs.run import Failure
 from counterstain.methods import load_slide_method
 from counterstain.methods.slide_baselines import MeanPoolConfig
 from counterstain.methods.slide_method import patients_of
 from counterstain.report import learn_cohort as module
 from counterstain.report.crossval import FoldSettings, Learner
 from counterstain.report.diagnosis import read_scores
-from counterstain.report.learn_cohort import CohortJob, EncoderChoice, learn_cohort
+from counterstain.report.learn_cohort import CohortJob, EncoderChoice, learn_cohort, that_leave
 from counterstain.testing.encoded_slides import CLASSES, EncodedSlides, write_encoded_slides
 from counterstain.training import TrainSettings
 
@@ -204,3 +205,13 @@ def test_the_report_says_that_a_shared_encoder_saw_all_folds() -> None:
     (note,) = module._encoder_notes([], EncoderChoice(is_shared=True))
     assert "all folds" in note
     assert module._encoder_notes([], EncoderChoice()) == []
+
+
+def test_a_pale_slide_stays_where_it_trains_no_encoder_and_every_other_failure_leaves(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pale = Failure("pale", "NoTissueError", "it has no cell that is darker", is_defect=False)
+    damaged = Failure("damaged", "DamagedSlideError", "it can't be decoded", is_defect=False)
+    ours = Failure("ours", "ZeroDivisionError", "division by zero", is_defect=True)
+    assert that_leave((pale, damaged, ours)) == (damaged, ours)
+    assert "pale trains no encoder: it has no cell that is darker" in capsys.readouterr().err

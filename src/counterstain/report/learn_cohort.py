@@ -29,7 +29,7 @@ from counterstain.data.encoded import SlideSet
 from counterstain.data.encoded_files import read_header
 from counterstain.data.folds import inner_split, patient_folds
 from counterstain.data.slide_sets import labelled_slides, open_slide_set
-from counterstain.errors import CounterstainError, InputError, StaleResultError, listed
+from counterstain.errors import CounterstainError, InputError, NoTissueError, StaleResultError, listed
 from counterstain.files import atomic, read_json, write_json
 from counterstain.infer.cells import CellSettings
 from counterstain.infer.encode import EncodeSettings
@@ -276,10 +276,20 @@ def _encoder(
     log.say(f"Training an S-CAE on cells of {len(learning)} slides")
     readable = [row.entry for row in learning if row.slide_id not in failures]
     training = replace(choice.training, slide_mpp=job.slide_mpp, assume_mpp=job.assume_mpp)
-    for one in train_encoder(readable, folder, training):
-        # A slide that gives an encoder no cells may be pale: whether it can be diagnosed is for its encoding to say.
-        log.say(f"{one.slide_id} trains no encoder: {one.reason}")
+    failures |= {one.slide_id: one for one in that_leave(train_encoder(readable, folder, training))}
     return scae_encoder(folder)
+
+
+def that_leave(failures: Sequence[Failure]) -> tuple[Failure, ...]:
+    """Of slides that gave an encoder no cells, those that leave the cohort: all but the pale ones.
+
+    A slide without a cell that is dark enough to learn from can be diagnosed all the same; of it is said that it trains no
+    encoder. Whatever else went wrong, a defect of ours included, is a failure of the slide.
+    """
+    for one in failures:
+        if one.kind == NoTissueError.__name__:
+            log.say(f"{one.slide_id} trains no encoder: {one.reason}")
+    return tuple(one for one in failures if one.kind != NoTissueError.__name__)
 
 
 def _copy_run(source: Path, folder: Path) -> None:
