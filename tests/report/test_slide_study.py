@@ -237,3 +237,11 @@ def test_a_variant_sees_the_embeddings_of_the_encoder_that_it_names(slides: Slid
 
     compare_slides(study, open_set, tmp_path)
     assert asked == ["other"]
+
+
+@pytest.mark.parametrize("text", ['variants = ["x"]', "[methods]\ndsnet = 3"])
+def test_what_is_no_table_is_refused_in_a_study_of_slides(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'kind = "slides"\n{text}\n')
+    with pytest.raises(InputError, match="a table was expected"):
+        read_slide_study(path)

@@ -187,8 +187,6 @@ def read_study(path: Path) -> Study:
     tree = read_toml(path)
     check_study_entries(tree, _TOP, path.name)
     for method, shared in tree.get("methods", {}).items():
-        if not isinstance(shared, dict):
-            raise InputError(f"{path.name} says methods.{method} = {shared!r}; a table was expected.")
         check_study_entries(shared, _OF_METHOD, f"methods.{method} in {path.name}")
     variants = tuple(_variant(one, tree, path) for one in tree.get("variants", []))
     predict = build(PredictSettings, tree.get("predict", {}))
@@ -203,16 +201,18 @@ def read_study(path: Path) -> Study:
     )
 
 
-def check_study_entries(tree: Mapping[str, Any], known: Mapping[str, Kind], where: str) -> None:
-    """Refuses entries that nothing reads, and seeds: those are the command's.
+def check_study_entries(tree: Any, known: Mapping[str, Kind], where: str) -> None:
+    """Refuses what is no table, entries that nothing reads, and seeds: those are the command's, or of the folds.
 
     Raises:
         UnknownNameError: When a name is not known.
-        InputError: When a value is of another kind, or a seed is given.
+        InputError: When it is no table, a value is of another kind, or a seed is given.
     """
+    if not isinstance(tree, dict):
+        raise InputError(f"{where} is {tree!r}; a table was expected, as [methods.NAME] and [[variants]] are.")
     check_entries(tree, known, where)
     if "seed" in tree.get("training", {}):
-        raise InputError(f"{where} gives a seed; `--seeds` of the command gives those of all variants.")
+        raise InputError(f"{where} gives a seed; `--seeds` gives those of all variants, [folds] that of slides.")
 
 
 def merged_config(method: type[Method], own: Mapping[str, Any], shared: Mapping[str, Any]) -> Any:
@@ -235,8 +235,6 @@ def merged_config(method: type[Method], own: Mapping[str, Any], shared: Mapping[
 
 
 def _variant(own: Mapping[str, Any], tree: Mapping[str, Any], path: Path) -> Variant:
-    if not isinstance(own, dict):
-        raise InputError(f"{path.name} has {own!r} for a variant; a table was expected: [[variants]].")
     check_study_entries(own, _OF_VARIANT, f"a variant in {path.name}")
     if "name" not in own:
         raise InputError(f"A variant in {path} has no name. Give each one.")
