@@ -185,6 +185,13 @@ def test_vectors_are_means_and_maxima_of_what_was_gathered() -> None:
         assert torch.equal(masked_max(x_BCHW, mask_B1HW)[slide], rows_NC.amax(0))
 
 
+def test_padding_changes_not_a_bit_of_a_mean() -> None:
+    mask_B1HW = masks(40, 33).float()
+    x_BCHW = (1000 + torch.randn(2, 3, 40, 33, generator=torch.Generator().manual_seed(0))) * mask_B1HW
+    wider_B1HW, wider_BCHW = (F.pad(grid, (0, 15, 0, 24)) for grid in (mask_B1HW, x_BCHW))
+    assert torch.equal(masked_mean(wider_BCHW, wider_B1HW), masked_mean(x_BCHW, mask_B1HW))
+
+
 def test_nothing_observed_gives_zeros_and_no_gradient() -> None:
     empty_B1HW = torch.zeros(2, 1, 4, 4)
     x_BCHW = torch.zeros(2, 3, 4, 4, requires_grad=True)
