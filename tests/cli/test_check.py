@@ -97,7 +97,7 @@ def test_a_patient_on_two_sides_and_a_file_of_two_labels_are_refused_together(
     table = cohort.with_rows("again,P3,again.tif,normal,test,A", "s5b,P5,./s5.tif,normal,train,A")
     assert run(["check", str(table)]) == WRONG_USE
     shown = capsys.readouterr().out
-    assert "Refused (patient): Patient P3 is on 2 sides: test, train" in shown
+    assert "Refused (patient): Patient P3 is on 2 sides: test (line 14: again), train (line 5: s3)" in shown
     assert "says another slide_id, label" in shown
     assert "Next:" not in shown
 
@@ -194,7 +194,7 @@ def test_flags_settle_doubts(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     code, found = answer(capsys, table, *flags)
     assert code == OK
     assert [entry["name"] for entry in found["classes"]] == ["LUAD", "LUSC"]
-    assert found["dropped"] == [{"what": "s2.tif", "reason": "its label 'other' is of neither class"}]
+    assert found["dropped"] == [{"what": "line 4: s2.tif", "reason": "its label 'other' is of neither class"}]
 
 
 def test_what_is_no_cohort_is_refused(cohort: Written, capsys: pytest.CaptureFixture[str]) -> None:

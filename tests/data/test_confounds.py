@@ -89,6 +89,15 @@ def test_a_class_from_one_site_is_told_with_its_counts() -> None:
     )
 
 
+def test_a_site_is_to_be_scored_by_itself_only_where_it_has_both_classes() -> None:
+    mixed, pure = ["B"] * 10 + ["A"] * 10 + ["B"] * 2, ["B"] * 10 + ["A"] * 12
+    for sites, is_possible in ((mixed, True), (pure, False)):
+        (found,) = associations(one_each([1] * 10 + [0] * 12, sites), {})
+        assert found.warning is not None
+        assert ("give the slides of a site that has both classes the split test" in found.warning) == is_possible
+        assert "Add slides of both classes from each site." in found.warning
+
+
 def test_a_leaning_is_told_where_it_is_sure_and_not_where_it_is_chance() -> None:
     leaning = one_each([1] * 20 + [0] * 20, (["B"] * 17 + ["A"] * 3 + ["B"] * 4 + ["A"] * 16))
     warning = associations(leaning, {})[0].warning
@@ -165,8 +174,8 @@ def test_a_patient_on_two_sides_and_rows_that_contradict_each_other_are_leaks() 
     texts = [found.text for found in leaks(told, facts(told))]
     assert len(texts) == 3
     assert "line 9: a.svs: the same file as line 3" in texts[0]
-    assert "Patient P1 is on 2 sides: test, train" in texts[1]
-    assert "Patient P3 is on 2 sides: no split, test" in texts[2]
+    assert "Patient P1 is on 2 sides: test (s1), train (s0). Give all slides of this patient" in texts[1]
+    assert "Patient P3 is on 2 sides: no split (s3), test (s4)" in texts[2]
 
 
 def test_one_file_under_two_names_is_a_leak_and_says_in_what_they_differ() -> None:

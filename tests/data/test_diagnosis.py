@@ -45,7 +45,8 @@ def test_the_words_that_are_known_do_not_overlap() -> None:
 
 def test_classes_are_called_what_the_table_calls_them_and_digits_are_no_names(tmp_path: Path) -> None:
     assert diagnose(labelled(tmp_path, "Healthy", "IDC", "idc")).classes.names == ("Healthy", "IDC")
-    assert diagnose(labelled(tmp_path, "1", "0")).classes.names == ("negative", "positive")
+    for words in (("1", "0"), ("pos", "neg"), ("yes", "no"), ("true", "false")):
+        assert diagnose(labelled(tmp_path, *words)).classes.names == ("negative", "positive")
     settings = DiagnosisSettings(positive=("IDC", "ILC"))
     assert diagnose(labelled(tmp_path, "ILC", "normal", "IDC"), settings).classes.names == ("normal", "IDC or ILC")
 
@@ -71,7 +72,7 @@ def test_what_is_of_neither_class_is_left_out_aloud_when_both_are_named(tmp_path
     cohort = labelled(tmp_path, "normal", "IDC", "ILC", "ILC")
     diagnosis = diagnose(cohort, DiagnosisSettings(positive=("IDC",), negative=("normal",)))
     assert [row.slide_id for row in diagnosis.rows] == ["s0.svs", "s1.svs"]
-    assert [one.what for one in diagnosis.dropped] == ["s2.svs", "s3.svs"]
+    assert [one.what for one in diagnosis.dropped] == ["line 4: s2.svs", "line 5: s3.svs"]
     assert "'ILC' is of neither class" in diagnosis.dropped[0].reason
     assert "left out: ilc (2)" in diagnosis.notes[0]
 
@@ -101,8 +102,8 @@ def test_a_cohort_of_one_class_is_refused(tmp_path: Path) -> None:
 def test_slides_without_a_label_are_listed_with_their_reason(tmp_path: Path) -> None:
     diagnosis = diagnose(labelled(tmp_path, "normal", "tumour", "", "NA"))
     assert [(one.what, one.reason) for one in diagnosis.dropped] == [
-        ("s2.svs", "it has no label"),
-        ("s3.svs", "its label is 'NA', which says none"),
+        ("line 4: s2.svs", "it has no label"),
+        ("line 5: s3.svs", "its label is 'NA', which says none"),
     ]
     with pytest.raises(InputError, match=r"has a label.*not used: grade"):
         diagnose(table(tmp_path, "a.svs,P1,high", header="path,patient_id,grade"))
@@ -123,18 +124,31 @@ def test_patients_are_never_guessed(tmp_path: Path) -> None:
 def test_a_slide_whose_patient_is_empty_is_left_out_and_listed(tmp_path: Path) -> None:
     diagnosis = diagnose(table(tmp_path, "a.svs,P1,normal,", "b.svs,P2,tumour,", "c.svs,,tumour,"))
     assert [(one.what, one.reason) for one in diagnosis.dropped] == [
-        ("c.svs", "nobody says whose it is: its patient_id is empty")
+        ("line 4: c.svs", "nobody says whose it is: its patient_id is empty")
     ]
-    with pytest.raises(InputError, match=r"No slide is of the positive class(.|\n)*b.svs: nobody says whose"):
+    with pytest.raises(InputError, match=r"No slide is of the positive class(.|\n)*line 3: b.svs: nobody says whose"):
         diagnose(table(tmp_path, "a.svs,P1,normal,", "b.svs,,tumour,"))
+
+
+def test_a_column_of_patients_that_is_empty_throughout_is_called_so_by_its_own_name(tmp_path: Path) -> None:
+    cohort = table(tmp_path, "a.svs,,normal,", "b.svs,,tumour,", "c.svs,,,", header="path,PATIENT,label,split")
+    with pytest.raises(InputError, match="column 'PATIENT' is empty in all 2 rows with a label: fill it in") as caught:
+        diagnose(cohort)
+    assert "Add a column" not in str(caught.value)
 
 
 def test_a_patient_on_two_splits_is_refused_and_labelled_all_the_same(tmp_path: Path) -> None:
     rows = ("a.svs,P1,normal,train", "b.svs,P1,normal,test", "c.svs,P2,tumour,test", "d.svs,P2,tumour,")
     cohort = table(tmp_path, *rows)
-    with pytest.raises(SplitError, match=r"P1: test, train(.|\n)*P2: no split, test"):
+    with pytest.raises(SplitError, match=r"P1: test \(line 3: b.svs\), train \(line 2: a.svs\)(.|\n)*P2: no split"):
         diagnose(cohort)
     assert set(label_slides(cohort).shared_patients()) == {"P1", "P2"}
+
+
+def test_of_a_patient_with_many_slides_on_a_side_a_few_are_named_and_the_rest_counted(tmp_path: Path) -> None:
+    rows = [*(f"s{number}.svs,P1,normal,train" for number in range(5)), "t.svs,P1,tumour,test"]
+    sides = label_slides(table(tmp_path, *rows)).shared_patients()["P1"]
+    assert sides == ("test (line 7: t.svs)", "train (line 2: s0.svs, line 3: s1.svs, line 4: s2.svs and 2 more)")
 
 
 def test_splits_are_told_in_any_usual_word_and_in_no_other(tmp_path: Path) -> None:
@@ -243,5 +257,5 @@ def test_a_table_of_tcga_names_keeps_its_splits_and_not_its_labels(tmp_path: Pat
 def test_a_diagnosis_becomes_plain_values(tmp_path: Path) -> None:
     tree = diagnose(labelled(tmp_path, "normal", "tumour", "")).to_json()
     assert [slide["label"] for slide in tree["slides"]] == [0, 1]
-    assert tree["dropped"] == [{"what": "s2.svs", "reason": "it has no label"}]
+    assert tree["dropped"] == [{"what": "line 4: s2.svs", "reason": "it has no label"}]
     assert tree["classes"][1]["name"] == "tumour"

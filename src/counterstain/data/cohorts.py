@@ -10,8 +10,8 @@ Does not know: how to open a slide, what is predicted for it.
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,6 +53,7 @@ class CohortSlide:
         mpp: um/px of level 0, as the table says; it overrides the file's.
         site: Where it was made.
         scanner: What it was scanned with.
+        line: Of the table, where it stands in one.
     """
 
     slide_id: str
@@ -63,6 +64,12 @@ class CohortSlide:
     mpp: float | None = None
     site: str | None = None
     scanner: str | None = None
+    line: int | None = field(default=None, compare=False)
+
+    @property
+    def place(self) -> str:
+        """What a person finds it by: its line and its name."""
+        return self.slide_id if self.line is None else f"line {self.line}: {self.slide_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ class Cohort:
         dropped: Rows and files left out.
         ignored_columns: Columns of the table that mean nothing here.
         conflicts: Those of the dropped rows that name a file again and say something else of it.
+        columns: The table's own spelling of each of our columns that it has.
     """
 
     source: Path
@@ -95,6 +103,7 @@ class Cohort:
     dropped: tuple[Dropped, ...] = ()
     ignored_columns: tuple[str, ...] = ()
     conflicts: tuple[Dropped, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> Self:
@@ -213,6 +222,7 @@ def read_cohort(path: Path | str, root: Path | None = None) -> Cohort:
         if isinstance(slide, str):
             dropped.append(Dropped(_named(row, cells), slide))
             continue
+        slide = replace(slide, line=row.line)
         line, first = seen.setdefault(slide.path.resolve(), (row.line, slide))
         if first is slide:
             slides.append(slide)
@@ -225,13 +235,13 @@ def read_cohort(path: Path | str, root: Path | None = None) -> Cohort:
         reasons = [f"{entry.what}: {entry.reason}" for entry in dropped]
         raise InputError(listed(f"No row of '{table.path}' can be used. Paths are relative to '{root}':", reasons))
     ignored = tuple(column for column in table.header if column not in columns.values())
-    return Cohort(table.path, _with_unique_ids(slides, root), tuple(dropped), ignored, tuple(conflicts))
+    return Cohort(table.path, _with_unique_ids(slides, root), tuple(dropped), ignored, tuple(conflicts), columns)
 
 
 def _differing(one: CohortSlide, other: CohortSlide) -> list[str]:
     """The columns in which both rows say something, and not the same."""
-    said = ((field, {getattr(one, field), getattr(other, field)}) for field in _SAID)
-    return [field for field, values in said if len(values - {None, ""}) == 2]
+    said = ((name, {getattr(one, name), getattr(other, name)}) for name in _SAID)
+    return [name for name, values in said if len(values - {None, ""}) == 2]
 
 
 def _canonical(table: Rows) -> dict[str, str]:

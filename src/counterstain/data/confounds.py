@@ -55,7 +55,8 @@ class Association:
 class _Trait:
     """Words for a trait: verb of one and of several slides, what follows it, what a classifier learns, what to do.
 
-    `told` is the one value that a person wants to hear of; None where any may be.
+    `told` is the one value that a person wants to hear of; None where any may be. `mixed` is what else can be done where a
+    value has slides of both classes.
     """
 
     one: str
@@ -64,11 +65,17 @@ class _Trait:
     learned: str
     remedy: str
     told: str | None = None
+    mixed: str = ""
 
 
 _TRAITS = {
     "site": _Trait(
-        "is", "are", "from site {}", "the site", "Add slides of both classes from each site, or score sites apart."
+        "is",
+        "are",
+        "from site {}",
+        "the site",
+        "Add slides of both classes from each site.",
+        mixed="Or give the slides of a site that has both classes the split test, to see what the others teach of it.",
     ),
     "scanner": _Trait("was", "were", "scanned with {}", "the scanner", "Add slides of both classes from each scanner."),
     "resolution": _Trait(
@@ -188,6 +195,8 @@ def _association(
             f"{_sentence(words, counts, (value, label), names)}: a classifier can learn {words.learned} instead (Cramer's "
             f"V {strength:.2f}, p {_shown(p_value)}, {len(units)} patients). {words.remedy}"
         )
+        has_mixed = words.mixed and any(0 not in pair for pair in counts.values())
+        warning += f" {words.mixed}" if has_mixed else ""
     return Association(trait, counts, len(units), strength, p_value, warning)
 
 

@@ -23,6 +23,8 @@ from counterstain.data.tumour import tumour_classes
 from counterstain.errors import InputError, SplitError, UnknownNameError, listed
 from counterstain.results import Classes
 
+_SHOWN = 3  # slides of a patient on a side, before the rest is counted
+
 UNDRAWN = "no split"
 """The side of slides without a split, of which folds are drawn."""
 
@@ -128,11 +130,15 @@ class Diagnosis:
         return labels
 
     def shared_patients(self) -> dict[str, tuple[str, ...]]:
-        """Patients with slides on two sides of a score, and the sides, of which UNDRAWN is one."""
-        sides: dict[str, set[str]] = defaultdict(set)
+        """Patients with slides on two sides of a score, and the sides with their slides, of which UNDRAWN is one."""
+        sides: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for row in self.rows:
-            sides[row.patient_id].add(row.split or UNDRAWN)
-        return {patient: tuple(sorted(names)) for patient, names in sides.items() if len(names) > 1}
+            sides[row.patient_id][row.split or UNDRAWN].append(row.entry.place)
+        return {
+            patient: tuple(f"{side} ({_shown(slides)})" for side, slides in sorted(names.items()))
+            for patient, names in sides.items()
+            if len(names) > 1
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
@@ -186,7 +192,7 @@ def label_slides(cohort: Cohort, settings: DiagnosisSettings | None = None) -> D
     told = TELLERS[settings.cohort](cohort, settings.exclusions)
     words = [one.word for one in told.slides]
     meaning = meanings(words, settings.named)
-    rows, dropped = _rows(told, meaning, settings)
+    rows, dropped = _rows(told, meaning, _is_slide_a_patient(cohort, told, settings))
     _refuse_one_class(rows, meaning, dropped)
     is_plain = settings.cohort == "table" or settings.positive or settings.negative
     classes = classes_of(words, meaning) if is_plain else tumour_classes()
@@ -194,25 +200,28 @@ def label_slides(cohort: Cohort, settings: DiagnosisSettings | None = None) -> D
     return Diagnosis(cohort.source, classes, tuple(rows), (*told.dropped, *dropped), notes, cohort.conflicts)
 
 
+def _shown(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
 def _rows(
-    told: Told, meaning: Mapping[str, int], settings: DiagnosisSettings
+    told: Told, meaning: Mapping[str, int], is_slide_a_patient: bool
 ) -> tuple[list[DiagnosisSlide], list[Dropped]]:
     """Slides of either class and of known patients, and the others with their reasons."""
-    is_alone = _is_slide_a_patient(told, settings)
     rows, dropped = [], []
     for one in told.slides:
-        name = one.entry.slide_id
-        patient = name if is_alone else one.entry.patient_id
+        patient = one.entry.slide_id if is_slide_a_patient else one.entry.patient_id
         if plain(one.word) not in meaning:
-            dropped.append(Dropped(name, f"its label {one.word!r} is of neither class"))
+            dropped.append(Dropped(one.entry.place, f"its label {one.word!r} is of neither class"))
         elif patient is None:
-            dropped.append(Dropped(name, "nobody says whose it is: its patient_id is empty"))
+            dropped.append(Dropped(one.entry.place, "nobody says whose it is: its patient_id is empty"))
         else:
             rows.append(DiagnosisSlide(one.entry, meaning[plain(one.word)], patient, one.split))
     return rows, dropped
 
 
-def _is_slide_a_patient(told: Told, settings: DiagnosisSettings) -> bool:
+def _is_slide_a_patient(cohort: Cohort, told: Told, settings: DiagnosisSettings) -> bool:
     """Whether each slide counts as a patient.
 
     Raises:
@@ -225,9 +234,13 @@ def _is_slide_a_patient(told: Told, settings: DiagnosisSettings) -> bool:
             "column of patients."
         )
     if not (has_patients or settings.patient_is_slide or told.is_one_each):
+        column = cohort.columns.get("patient_id")
+        remedy = "Add a column 'patient_id' to the table"
+        if column is not None:
+            remedy = f"The column {column!r} is empty in all {len(told.slides)} rows with a label: fill it in"
         raise InputError(
-            "Nobody says which patient each slide is of: with a patient on two sides, a score measures memory. Add a "
-            "column 'patient_id' to the table, or pass --patient-is-slide if each slide is of a patient of its own."
+            "Nobody says which patient each slide is of: with a patient on two sides, a score measures memory. "
+            f"{remedy}, or pass --patient-is-slide if each slide is of a patient of its own."
         )
     return not has_patients
 

@@ -94,7 +94,7 @@ def meanings(words: Iterable[str], named: Named) -> dict[str, int]:
 def classes_of(words: Iterable[str], meaning: Mapping[str, int]) -> Classes:
     """The two classes under the labels' own names, each as it is written first; the negative one is the background.
 
-    Several words for a class stand side by side; words such as 0 and yes become negative and positive.
+    Several words for a class stand side by side; words that name nothing, as 0, yes and neg, become negative and positive.
     """
     spellings: dict[str, str] = {}
     for word in words:

@@ -41,7 +41,8 @@ def leaks(diagnosis: Diagnosis, facts: Mapping[str, SlideFacts]) -> tuple[Findin
     found = [Finding("rows", f"{one.what}: {one.reason}. Keep one row for each file.") for one in diagnosis.conflicts]
     found += [
         Finding(
-            "patient", f"Patient {patient} is on {len(sides)} sides: {', '.join(sides)}. Give all slides one split."
+            "patient",
+            f"Patient {patient} is on {len(sides)} sides: {', '.join(sides)}. Give all slides of this patient one split.",
         )
         for patient, sides in diagnosis.shared_patients().items()
     ]
