@@ -27,7 +27,8 @@ from counterstain.data.cohorts import CohortSlide
 from counterstain.data.tumour import tumour_class
 from counterstain.errors import InputError
 from counterstain.export import RegionSettings, polygons_by_class, read_geojson, regions
-from counterstain.export.overlay import blend, round_length
+from counterstain.export.overlay import blend
+from counterstain.export.picture import round_length
 from counterstain.export.sheet import DPI, Sheet
 from counterstain.files import atomic
 from counterstain.geometry import Box, Frame, Point, Size

@@ -13,16 +13,14 @@ from counterstain.export.overlay import (
     _GUTTER,
     _LEGEND_TOP,
     _ROW,
-    MARGIN,
     Layout,
     area_text,
     blend,
     columns_of,
     labels_at,
-    panel_size,
-    round_length,
     share_text,
 )
+from counterstain.export.picture import MARGIN, panel_size
 from counterstain.geometry import Size
 from counterstain.results import UNCOVERED, Classes, SlideMap
 from counterstain.slides import open_slide
@@ -111,28 +109,9 @@ def test_nothing_overlaps_whatever_the_slide_s_shape(tmp_path: Path, height: int
     assert layout.columns * num_rows >= num_classes
 
 
-def test_a_panel_keeps_the_slide_s_shape_in_um(tmp_path: Path) -> None:
-    slide_map = plant_map(tmp_path, np.zeros((100, 100), np.uint8), Place(mpp=(0.5, 1.0)))
-    assert panel_size(slide_map.slide, 800) == Size(400, 800)
-
-
 def test_the_uncovered_rest_and_a_moved_map_still_make_a_picture(tmp_path: Path) -> None:
     picture = drawn(plant_map(tmp_path, np.full((30, 200), UNCOVERED, np.uint8)), tmp_path)
     assert np.ptp(picture[:, -20:], axis=(0, 1)).max() == 0, "an empty margin"
-
-
-def test_an_open_slide_is_left_open(tmp_path: Path) -> None:
-    slide_map = plant_map(tmp_path, quarters())
-    with open_slide(slide_map.slide.path, slide_map.slide.mpp) as slide:
-        write_overlay(slide_map, tmp_path / "overlay.png", slide, OverlaySettings(panel_px=100))
-        assert slide._handle is not None
-
-
-@pytest.mark.parametrize(
-    ("most", "length"), [(1.0, 1), (1.99, 1), (2.0, 2), (499, 200), (500, 500), (999, 500), (0.3, 0.2), (12345, 10000)]
-)
-def test_a_scale_bar_has_a_round_length(most: float, length: float) -> None:
-    assert round_length(most) == pytest.approx(length)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,8 @@ from typing import Any, Self
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 import shapely
 
-from counterstain import __version__
 from counterstain.errors import InputError
 from counterstain.export.geojson import (
     CoordinateFrame,
@@ -32,23 +30,34 @@ from counterstain.export.geojson import (
     write_features,
 )
 from counterstain.export.ome_tiff import write_values
-from counterstain.export.overlay import GAP, INK, LINE, MARGIN, SOFT, WIDE, draw_scale_bar, facts_of, panel_size
-from counterstain.export.sheet import DPI, Sheet, fitted, width_of
-from counterstain.files import atomic, refuse_overwrite
+from counterstain.export.picture import (
+    CAPTION,
+    INK,
+    MARGIN,
+    SOFT,
+    Floats,
+    Pixels,
+    at_centres,
+    check_panels,
+    colored,
+    draw_panels,
+    facts_of,
+    finer,
+    panel_corners,
+    panel_size,
+    write_picture,
+)
+from counterstain.export.sheet import Sheet, fitted, width_of
 from counterstain.geometry import Box, Size
 from counterstain.infer.evidence import EvidenceMap
 from counterstain.results import SlideScore
-from counterstain.slides import Slide, open_slide
+from counterstain.slides import Slide
 
-Pixels = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
-
-_FINER = 2  # colours are drawn this much finer than the panel and averaged
 # Perceptually uniform, pale for little; both ends cut to where colour is left.
 _COLORS = ("magma_r", 0.08, 0.86)
 _STEPS = 1024  # colours that are told apart
 _WEAKEST = 0.5  # share of the opacity where there is least evidence
-_HEADING, _CAPTION = 168, 34  # heights
+_HEADING = 168  # height
 _BAR, _BAR_WIDTH = 16, 420
 _LEAST = 760  # width of what stands under the heading, so that the words fit
 
@@ -71,11 +80,7 @@ class HeatSettings:
     limits: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.panel_px < 64 or not 0 <= self.opacity <= 1:
-            raise InputError(
-                f"Panels of {self.panel_px} px with opacity {self.opacity} were asked for; give at least 64 px and an "
-                "opacity in [0, 1]."
-            )
+        check_panels(self.panel_px, self.opacity)
         if self.limits is not None and not self.limits[0] < self.limits[1]:
             raise InputError(
                 f"Colours from {self.limits[0]} to {self.limits[1]} were asked for; the first must be less."
@@ -102,43 +107,26 @@ def write_heat_map(
         overwrite: Replace a file that is there.
 
     Raises:
-        ExistingOutputError: When the file is there and may not be replaced.
-        MissingFileError: When no slide was given and it lies elsewhere now.
-        SlideError: When it can't be read.
+        ExistingOutputError, MissingFileError, SlideError: As `write_picture`.
     """
-    settings = settings or HeatSettings()
-    if not overwrite:
-        refuse_overwrite(path)
-    if slide is None:
-        with open_slide(evidence.slide.path, evidence.slide.mpp) as opened:
-            sheet = draw_heat_map(evidence, score, opened, settings)
-    else:
-        sheet = draw_heat_map(evidence, score, slide, settings)
-    save_sheet(sheet, path, evidence.inputs_hash)
-
-
-def save_sheet(sheet: Sheet, path: Path, inputs_hash: str) -> None:
-    """Writes a sheet as PNG that remembers what it was made from."""
-    about = {"Software": f"counterstain {__version__}", "Comment": f"inputs_hash {inputs_hash}"}
-    with atomic(Path(path)) as temporary:
-        sheet.figure.savefig(temporary, format="png", dpi=DPI, metadata=about)
+    chosen = settings or HeatSettings()
+    write_picture(
+        evidence, path, lambda source: draw_heat_map(evidence, score, source, chosen), slide, overwrite=overwrite
+    )
 
 
 def draw_heat_map(evidence: EvidenceMap, score: SlideScore, slide: Slide, settings: HeatSettings) -> Sheet:
     """The picture before it is written."""
     layout = HeatLayout.of(evidence, settings.panel_px)
     view = slide.read_resized(evidence.slide.bounds, layout.panel)
-    values = evidence_at(evidence, Size(layout.panel.width * _FINER, layout.panel.height * _FINER))
+    values = evidence_at(evidence, finer(layout.panel))
     limits = settings.limits or evidence.limits()
     heated = heat(view, values, limits, settings.opacity)
     sheet = Sheet(layout.width, layout.height)
     draw_heading(sheet, evidence, score, layout.width - 2 * MARGIN)
-    captions = ("Slide", f"Evidence for {evidence.positive}")
-    for caption, pixels, (x, y) in zip(captions, (view, heated), layout.panels, strict=True):
-        sheet.text((x, y - 12), fitted(caption, 17, layout.panel.width), 17, SOFT)
-        sheet.picture(x, y, pixels)
-        sheet.box((x - 0.5, y - 0.5), (layout.panel.width, layout.panel.height), fill=False, ec=LINE, lw=0.8)
-    draw_scale_bar(sheet, evidence.slide, layout.panels[0], layout.panel)
+    caption = fitted(f"Evidence for {evidence.positive}", 17, layout.panel.width)
+    captioned = ((fitted("Slide", 17, layout.panel.width), view), (caption, heated))
+    draw_panels(sheet, evidence.slide, layout.panels, captioned)
     _draw_legend(sheet, evidence, layout, limits, settings)
     return sheet
 
@@ -165,14 +153,10 @@ class HeatLayout:
     def of(cls, evidence: EvidenceMap, panel_px: int) -> Self:
         """The layout for a slide's shape in um: panels side by side, one above the other on wide slides."""
         panel = panel_size(evidence.slide, panel_px)
-        left, top = MARGIN, _HEADING + _CAPTION
-        if panel.width > WIDE * panel.height:
-            second, content = (left, top + panel.height + _CAPTION + 16), panel.width
-        else:
-            second, content = (left + panel.width + GAP, top), 2 * panel.width + GAP
-        legend = (left, second[1] + panel.height + 36)
+        panels, content = panel_corners(panel, _HEADING + CAPTION)
+        legend = (MARGIN, panels[1][1] + panel.height + 36)
         width = max(content, _LEAST) + 2 * MARGIN
-        return cls(width, legend[1] + 130 + MARGIN, panel, ((left, top), second), legend)
+        return cls(width, legend[1] + 130 + MARGIN, panel, panels, legend)
 
 
 def evidence_at(evidence: EvidenceMap, size: Size) -> Floats:
@@ -181,16 +165,8 @@ def evidence_at(evidence: EvidenceMap, size: Size) -> Floats:
     Returns:
         (size.height, size.width) float32; NaN where nothing was observed, also beyond the grid.
     """
-    bounds, frame = evidence.slide.bounds, evidence.frame
-    x = bounds.x + (np.arange(size.width) + 0.5) * bounds.width / size.width
-    y = bounds.y + (np.arange(size.height) + 0.5) * bounds.height / size.height
-    columns = np.floor((x - frame.origin.x) / frame.downsample_x).astype(np.intp)
-    rows = np.floor((y - frame.origin.y) / frame.downsample_y).astype(np.intp)
-    has_column = (columns >= 0) & (columns < frame.size.width)
-    has_row = (rows >= 0) & (rows < frame.size.height)
-    values = np.full(size.shape, np.nan, np.float32)
-    values[np.ix_(has_row, has_column)] = evidence.evidence_HW[np.ix_(rows[has_row], columns[has_column])]
-    return values
+    cells = evidence.evidence_HW
+    return at_centres(evidence, size, lambda rows, columns: cells[np.ix_(rows, columns)], np.float32(np.nan))
 
 
 def heat(view: Pixels, values: Floats, limits: tuple[float, float] | None, opacity: float) -> Pixels:
@@ -205,15 +181,8 @@ def heat(view: Pixels, values: Floats, limits: tuple[float, float] | None, opaci
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    light = view.astype(np.float32) @ np.array((0.299, 0.587, 0.114), np.float32) / 255
-    # The slide's own dark and light stay in the colours, or cells would drown in them.
-    pale, shade = 1 - 0.75 * (1 - light), 0.72 + 0.28 * light
     colors, strength = colors_of(np.nan_to_num(values), limits or (0.0, 1.0))
-    alpha = np.isfinite(values) * strength * np.float32(opacity)
-    covered = _averaged(alpha[..., None])
-    mixed = pale[..., None] * (1 - covered) + _averaged(colors * alpha[..., None]) * shade[..., None]
-    rounded: Pixels = np.round(mixed * 255).clip(0, 255).astype(np.uint8)
-    return rounded
+    return colored(view, colors, np.isfinite(values) * strength * np.float32(opacity))
 
 
 def colors_of(values: Floats, limits: tuple[float, float]) -> tuple[Floats, Floats]:
@@ -241,14 +210,6 @@ def number_texts(values: Sequence[float]) -> list[str]:
         return [f"{value:.2e}" if value else "0" for value in values]
     decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 0
     return [f"{value:,.{decimals}f}" for value in values]
-
-
-def _averaged(values: Floats) -> Floats:
-    """(2 H, 2 W, C) to (H, W, C)."""
-    height, width, channels = values.shape
-    fours = values.reshape(height // _FINER, _FINER, width // _FINER, _FINER, channels)
-    means: Floats = fours.mean(axis=(1, 3))
-    return means
 
 
 def draw_heading(sheet: Sheet, evidence: EvidenceMap, score: SlideScore, width: float) -> None:

@@ -10,7 +10,6 @@ them (beside them on narrow ones).
 Does not know: how maps are made, polygons.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -18,33 +17,36 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from counterstain import __version__
-from counterstain.errors import InputError
-from counterstain.export.sheet import DPI, Sheet, fitted, width_of
+from counterstain.export.picture import (
+    CAPTION,
+    GAP,
+    INK,
+    MARGIN,
+    SOFT,
+    Pixels,
+    at_centres,
+    check_panels,
+    colored,
+    draw_panels,
+    facts_of,
+    finer,
+    panel_corners,
+    panel_size,
+    write_picture,
+)
+from counterstain.export.sheet import Sheet, fitted, width_of
 from counterstain.export.summary import Summary, summarise
-from counterstain.files import atomic, refuse_overwrite
 from counterstain.geometry import Size
-from counterstain.results import RGB, UNCOVERED, SlideMap, SlideRecord
-from counterstain.slides import Slide, open_slide
+from counterstain.results import RGB, UNCOVERED, SlideMap
+from counterstain.slides import Slide
 
-Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.uint8]
 
-_FINER = 2  # class colours are drawn this much finer than the panel and averaged
-INK, SOFT, LINE = "#1c2024", "#69717b", "#d5d9de"
-MARGIN, GAP = 44, 28
-_HEADER, _CAPTION = 122, 34  # heights
+_HEADER = 122  # height
 _ROW, _LEGEND_TOP = 34, 76  # heights of a legend's line and of what stands above its lines
 _NARROW = 900  # width of panels under which no legend fits
 _NUMBERS, _SHARE = 182, 76  # widths in a legend's column: area and share, share alone
 _GUTTER, _LEAST, _MOST = 28, 420, 560  # widths: between a legend's columns, of a legend, of a column
-WIDE = 1.7  # width to height of a slide whose panels go one above the other
-_SOURCES = {
-    "user": "as given",
-    "reader": "from the slide file",
-    "tiff tags": "from its TIFF tags",
-    "assumed": "assumed, not known",
-}
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,7 @@ class OverlaySettings:
     opacity: float = 0.6
 
     def __post_init__(self) -> None:
-        if self.panel_px < 64 or not 0 <= self.opacity <= 1:
-            raise InputError(
-                f"Panels of {self.panel_px} px with opacity {self.opacity} were asked for; give at least 64 px and an "
-                "opacity in [0, 1]."
-            )
+        check_panels(self.panel_px, self.opacity)
 
 
 def write_overlay(
@@ -88,37 +86,22 @@ def write_overlay(
         overwrite: Replace a file that is there.
 
     Raises:
-        ExistingOutputError: When the file is there and may not be replaced.
-        MissingFileError: When no slide was given and it lies elsewhere now.
-        SlideError: When it can't be read.
+        ExistingOutputError, MissingFileError, SlideError: As `write_picture`.
     """
-    settings = settings or OverlaySettings()
-    if not overwrite:
-        refuse_overwrite(path)
-    if slide is None:
-        with open_slide(slide_map.slide.path, slide_map.slide.mpp) as opened:
-            sheet = draw_overlay(slide_map, opened, settings)
-    else:
-        sheet = draw_overlay(slide_map, slide, settings)
-    about = {"Software": f"counterstain {__version__}", "Comment": f"inputs_hash {slide_map.inputs_hash}"}
-    with atomic(Path(path)) as temporary:
-        sheet.figure.savefig(temporary, format="png", dpi=DPI, metadata=about)
+    chosen = settings or OverlaySettings()
+    write_picture(slide_map, path, lambda source: draw_overlay(slide_map, source, chosen), slide, overwrite=overwrite)
 
 
 def draw_overlay(slide_map: SlideMap, slide: Slide, settings: OverlaySettings) -> Sheet:
     """The picture before it is written."""
     layout = Layout.of(slide_map, settings.panel_px)
     view = slide.read_resized(slide_map.slide.bounds, layout.panel)
-    labels = labels_at(slide_map, Size(layout.panel.width * _FINER, layout.panel.height * _FINER))
+    labels = labels_at(slide_map, finer(layout.panel))
     summary = summarise(slide_map)
     sheet = Sheet(layout.width, layout.height)
     _draw_header(sheet, slide_map, layout)
     mapped = blend(view, labels, slide_map, settings.opacity)
-    for caption, pixels, (x, y) in zip(("Slide", "Class map"), (view, mapped), layout.panels, strict=True):
-        sheet.text((x, y - 12), caption, 17, SOFT)
-        sheet.picture(x, y, pixels)
-        sheet.box((x - 0.5, y - 0.5), (layout.panel.width, layout.panel.height), fill=False, ec=LINE, lw=0.8)
-    draw_scale_bar(sheet, slide_map.slide, layout.panels[0], layout.panel)
+    draw_panels(sheet, slide_map.slide, layout.panels, (("Slide", view), ("Class map", mapped)))
     _draw_legend(sheet, slide_map, summary, layout)
     return sheet
 
@@ -152,14 +135,9 @@ class Layout:
         """The layout for a slide's shape in um and the number of its classes."""
         panel, names = panel_size(slide_map.slide, panel_px), slide_map.classes.names
         cell = min(_MOST, 30 + max(width_of(name, 17) for name in names) + _NUMBERS)
-        left, top = MARGIN, _HEADER + _CAPTION
-        if panel.width > WIDE * panel.height:
-            second = (left, top + panel.height + _CAPTION + 16)
-            content = panel.width
-        else:
-            second = (left + panel.width + GAP, top)
-            content = 2 * panel.width + GAP
-        bottom = second[1] + panel.height
+        left, top = MARGIN, _HEADER + CAPTION
+        panels, content = panel_corners(panel, top)
+        bottom = panels[1][1] + panel.height
         is_beside = content < _NARROW
         legend = (left + content + GAP + 8, top) if is_beside else (left, bottom + 32)
         legend_width = round(max(cell, _LEAST)) if is_beside else content
@@ -170,7 +148,7 @@ class Layout:
             width=right + MARGIN,
             height=max(bottom, legend_bottom) + MARGIN,
             panel=panel,
-            panels=((left, top), second),
+            panels=panels,
             legend=legend,
             legend_width=legend_width,
             columns=columns,
@@ -192,31 +170,13 @@ def columns_of(num_lines: int, width: int, least: float) -> tuple[int, float]:
     return columns, min(_MOST, (width - _GUTTER * (columns - 1)) / columns)
 
 
-def panel_size(record: SlideRecord, panel_px: int) -> Size:
-    """The size of a panel that shows the scanned part without stretching it."""
-    bounds, mpp = record.bounds, record.mpp
-    width, height = bounds.width * mpp.x, bounds.height * mpp.y
-    longest = panel_px * WIDE if width > WIDE * height else panel_px
-    scale = longest / max(width, height)
-    return Size(max(1, round(width * scale)), max(1, round(height * scale)))
-
-
 def labels_at(slide_map: SlideMap, size: Size) -> Labels:
     """The label under the centre of each pixel of a view of the scanned part.
 
     Returns:
         (size.height, size.width) uint8; `UNCOVERED` also where the map does not reach.
     """
-    bounds, frame = slide_map.slide.bounds, slide_map.frame
-    x = bounds.x + (np.arange(size.width) + 0.5) * bounds.width / size.width
-    y = bounds.y + (np.arange(size.height) + 0.5) * bounds.height / size.height
-    columns = np.floor((x - frame.origin.x) / frame.downsample_x).astype(np.intp)
-    rows = np.floor((y - frame.origin.y) / frame.downsample_y).astype(np.intp)
-    has_column = (columns >= 0) & (columns < frame.size.width)
-    has_row = (rows >= 0) & (rows < frame.size.height)
-    labels = np.full(size.shape, UNCOVERED, np.uint8)
-    labels[np.ix_(has_row, has_column)] = slide_map.label.oindex[rows[has_row], columns[has_column]]
-    return labels
+    return at_centres(slide_map, size, lambda rows, columns: slide_map.label.oindex[rows, columns], np.uint8(UNCOVERED))
 
 
 def blend(view: Pixels, labels: Labels, slide_map: SlideMap, opacity: float) -> Pixels:
@@ -231,20 +191,13 @@ def blend(view: Pixels, labels: Labels, slide_map: SlideMap, opacity: float) -> 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    light = view.astype(np.float32) @ np.array((0.299, 0.587, 0.114), np.float32) / 255
-    # The slide's own dark and light stay in the colours, or cells would drown in them.
-    pale, shade = 1 - 0.75 * (1 - light), 0.72 + 0.28 * light
     table, is_shown = _colors(slide_map)
     alpha = is_shown[labels] * np.float32(opacity)
     colors = table[labels]
     border = _borders(labels) & is_shown[labels].astype(bool)
     colors[border] *= 0.5
     alpha[border] = max(opacity, 0.85)
-    weighted = _averaged(colors * alpha[..., None])
-    covered = _averaged(alpha[..., None])
-    mixed = pale[..., None] * (1 - covered) + weighted * shade[..., None]
-    rounded: Pixels = np.round(mixed * 255).clip(0, 255).astype(np.uint8)
-    return rounded
+    return colored(view, colors, alpha)
 
 
 def _colors(slide_map: SlideMap) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -267,15 +220,6 @@ def _borders(labels: Labels) -> npt.NDArray[np.bool_]:
     return border
 
 
-def _averaged(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """(2 H, 2 W, C) to (H, W, C)."""
-    height, width, channels = values.shape
-    means: npt.NDArray[np.float32] = values.reshape(height // _FINER, _FINER, width // _FINER, _FINER, channels).mean(
-        axis=(1, 3)
-    )
-    return means
-
-
 def _draw_header(sheet: Sheet, slide_map: SlideMap, layout: Layout) -> None:
     record, frame = slide_map.slide, slide_map.frame
     width = layout.width - 2 * MARGIN
@@ -283,35 +227,6 @@ def _draw_header(sheet: Sheet, slide_map: SlideMap, layout: Layout) -> None:
     sheet.text((MARGIN, 66), title, 30, INK, bold=True)
     facts = [*facts_of(record), f"map {frame.downsample_x * record.mpp.x:.3g} µm/px"]
     sheet.text((MARGIN, 100), fitted("   ·   ".join(facts), 17, width), 17, SOFT)
-
-
-def facts_of(record: SlideRecord) -> list[str]:
-    """A slide's resolution with its source, and the size of its scanned part, in words."""
-    mpp, bounds = record.mpp, record.bounds
-    return [
-        f"{mpp.mean:.3g} µm/px, {_SOURCES.get(record.mpp_source, record.mpp_source)}",
-        f"scanned part {bounds.width * mpp.x / 1e3:.3g} × {bounds.height * mpp.y / 1e3:.3g} mm",
-    ]
-
-
-def draw_scale_bar(sheet: Sheet, record: SlideRecord, corner: tuple[int, int], panel: Size) -> None:
-    """Draws a bar of a round length into a panel that shows the scanned part, its upper left corner given."""
-    um_per_px = record.bounds.width * record.mpp.x / panel.width
-    # About a quarter of the panel, more on a narrow one, where a quarter would be too short to measure with.
-    length_um = round_length(max(0.28 * panel.width, min(120, 0.6 * panel.width)) * um_per_px)
-    length = length_um / um_per_px
-    text = f"{length_um / 1e3:g} mm" if length_um >= 1e3 else f"{length_um:g} µm"
-    width = max(length, width_of(text, 16, bold=True)) + 24
-    left, top = corner[0] + 14, corner[1] + panel.height - 14 - 46
-    sheet.rounded((left, top), (width, 46), 6, fc="white", ec="none", alpha=0.88)
-    sheet.text((left + 12, top + 22), text, 16, INK, bold=True)
-    sheet.box((left + 12, top + 31), (length, 5), fc=INK, ec="none")
-
-
-def round_length(most: float) -> float:
-    """The largest of 1, 2 or 5 times a power of ten that is no more than `most`."""
-    power = 10.0 ** math.floor(math.log10(most))
-    return max(step * power for step in (1, 2, 5) if step * power <= most)
 
 
 def _draw_legend(sheet: Sheet, slide_map: SlideMap, summary: Summary, layout: Layout) -> None:

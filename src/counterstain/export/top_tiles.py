@@ -16,14 +16,14 @@ from typing import Self
 import numpy as np
 
 from counterstain.errors import InputError
-from counterstain.export.heat import draw_heading, number_texts, save_sheet
-from counterstain.export.overlay import GAP, INK, LINE, MARGIN, SOFT, panel_size, round_length
+from counterstain.export.heat import draw_heading, number_texts
+from counterstain.export.picture import GAP, INK, MARGIN, SOFT, draw_framed, panel_size, scale_bar, write_picture
 from counterstain.export.sheet import Sheet, fitted, width_of
 from counterstain.files import refuse_overwrite, write_text
 from counterstain.geometry import Box, Size
 from counterstain.infer.evidence import EvidenceMap
 from counterstain.results import SlideScore
-from counterstain.slides import Slide, open_slide
+from counterstain.slides import Slide
 
 _HEADING = 168
 _UNDER = 50  # height of the words under a tile
@@ -129,19 +129,12 @@ def write_top_tiles(
         overwrite: Replace a file that is there.
 
     Raises:
-        ExistingOutputError: When the file is there and may not be replaced.
-        MissingFileError: When no slide was given and it lies elsewhere now.
-        SlideError: When it can't be read.
+        ExistingOutputError, MissingFileError, SlideError: As `write_picture`.
     """
-    settings = settings or TopTileSettings()
-    if not overwrite:
-        refuse_overwrite(path)
-    if slide is None:
-        with open_slide(evidence.slide.path, evidence.slide.mpp) as opened:
-            sheet = draw_top_tiles(evidence, score, opened, settings)
-    else:
-        sheet = draw_top_tiles(evidence, score, slide, settings)
-    save_sheet(sheet, path, evidence.inputs_hash)
+    chosen = settings or TopTileSettings()
+    write_picture(
+        evidence, path, lambda source: draw_top_tiles(evidence, score, source, chosen), slide, overwrite=overwrite
+    )
 
 
 def draw_top_tiles(evidence: EvidenceMap, score: SlideScore, slide: Slide, settings: TopTileSettings) -> Sheet:
@@ -206,8 +199,7 @@ def _draw_locator(
     x, y = layout.locator
     bounds = evidence.slide.bounds
     sheet.text((x, y - 12), "Where they lie", 17, SOFT)
-    sheet.picture(x, y, slide.read_resized(bounds, layout.view))
-    sheet.box((x - 0.5, y - 0.5), (layout.view.width, layout.view.height), fill=False, ec=LINE, lw=0.8)
+    draw_framed(sheet, layout.locator, slide.read_resized(bounds, layout.view))
     scale_x, scale_y = layout.view.width / bounds.width, layout.view.height / bounds.height
     for tile in tiles:
         place = tile.place.shifted(-bounds.x, -bounds.y).scaled(scale_x, scale_y)
@@ -222,8 +214,7 @@ def _draw_locator(
 def _draw_view(sheet: Sheet, slide: Slide, place: Box, corner: tuple[int, int], size: Size, around: float) -> None:
     """A cell with what lies around it, its border drawn."""
     x, y = corner
-    sheet.picture(x, y, slide.read_resized(place.grown(around * place.width, around * place.height), size))
-    sheet.box((x - 0.5, y - 0.5), (size.width, size.height), fill=False, ec=LINE, lw=0.8)
+    draw_framed(sheet, corner, slide.read_resized(place.grown(around * place.width, around * place.height), size))
     inset_x, inset_y = (side * around / (1 + 2 * around) for side in (size.width, size.height))
     own = (size.width - 2 * inset_x, size.height - 2 * inset_y)
     sheet.box((x + inset_x, y + inset_y), own, fill=False, ec="white", lw=2.2)
@@ -248,7 +239,8 @@ def _draw_tile_scale(
     um_per_px = tile.place.width * (1 + 2 * settings.around) * evidence.slide.mpp.x / layout.tile.width
     most = 0.4 * layout.tile.width
     width = settings.columns * (layout.tile.width + 20) - 20
-    bar = round_length(most * um_per_px) / um_per_px + width_of(length_text(most * um_per_px), 15, bold=True) + 10
+    length, text = scale_bar(most, um_per_px)
+    bar = length + width_of(text, 15, bold=True) + 10
     words = "Cells with most evidence, level-0 places of their centres"
     sheet.text((left, top - 12), fitted(words, 17, width - bar - 20), 17, SOFT)
     _draw_bar(sheet, (left + width - bar, top - 17), um_per_px, most)
@@ -257,12 +249,6 @@ def _draw_tile_scale(
 def _draw_bar(sheet: Sheet, corner: tuple[float, float], um_per_px: float, most: float) -> None:
     """A scale bar no longer than `most` pixels, its length beside it."""
     x, y = corner
-    length = round_length(most * um_per_px) / um_per_px
+    length, text = scale_bar(most, um_per_px)
     sheet.box((x, y), (length, 5), fc=INK, ec="none")
-    sheet.text((x + length + 10, y + 7), length_text(most * um_per_px), 15, INK, bold=True)
-
-
-def length_text(most_um: float) -> str:
-    """The round length that a scale bar of at most so many um has."""
-    length_um = round_length(most_um)
-    return f"{length_um / 1e3:g} mm" if length_um >= 1e3 else f"{length_um:g} µm"
+    sheet.text((x + length + 10, y + 7), text, 15, INK, bold=True)
