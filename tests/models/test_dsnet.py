@@ -1,5 +1,6 @@
 """DSNet: the paper's numbers, what must not change its answer, its shares and its evidence."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -138,6 +139,27 @@ def test_padding_changes_nothing(options: dict[str, Any], is_training: bool) -> 
     for size, bottom, right in (((8, 12), 4, 8), ((7, 5), 1, 0), ((5, 1), 2, 5)):
         batch = double(slides(*size, channels=options.get("num_features", 128)))
         torch.testing.assert_close(net(padded(batch, bottom, right)), net(batch), rtol=1e-12, atol=1e-10)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Several threads share out a convolution by its size, and round differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("propagation", ["strided", "uhrig"])
+def test_padding_changes_nothing_in_float32_but_of_grids_of_a_few_cells(propagation: Propagation) -> None:
+    net = network(propagation=propagation)
+    for seed in range(5):
+        net(slides(16, 16, seed=seed))
+    for size in ((16, 20), (23, 17), (40, 33)):
+        expected = net.eval()(slides(*size))
+        torch.testing.assert_close(net(padded(slides(*size), 11, 6)), expected, rtol=0, atol=4e-8)
 
 
 @torch.no_grad()

@@ -209,11 +209,14 @@ def _repeated(x_BChw: Tensor, height: int, width: int) -> Tensor:
 def masked_mean(x_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
     """(B, C) float32: the mean over observed cells, 0 where there are none.
 
+    Summed in float64: padding changes the order of a sum, and in float32 its last digits.
+
     Args:
         x_BCHW: float.
         mask_B1HW: float, 1 for observed cells, else 0.
     """
-    return (x_BCHW * mask_B1HW).sum((2, 3), dtype=_wide(x_BCHW)) / mask_B1HW.sum((2, 3)).clamp(min=1)
+    mean_BC = (x_BCHW * mask_B1HW).sum((2, 3), dtype=torch.float64) / mask_B1HW.sum((2, 3)).clamp(min=1)
+    return mean_BC.to(_wide(x_BCHW))
 
 
 def masked_max(x_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
