@@ -155,11 +155,11 @@ def test_camelyon16_is_checked_without_a_table(tmp_path: Path, capsys: pytest.Ca
 
 def test_tcgas_names_are_checked_without_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("TCGA-22-4591-01A-01-TS1", "TCGA-22-4591-11A-01-TS1", "TCGA-33-4532-01A-01-BS1", "TCGA-33-4532-01Z-00-DX1")
-    for seed, name in enumerate(names):
+    for seed, name in enumerate((*names, "TCGA-44-2655-11A-01-TS1")):
         slide(tmp_path / f"{name}.tif", seed)
     code, found = answer(capsys, tmp_path, "--labels", "tcga")
     assert code == OK
-    assert found["splits"] == {"no split": {"normal slides": 1, "tumour slides": 2, "patients": 2}}
+    assert found["splits"] == {"no split": {"normal slides": 2, "tumour slides": 2, "patients": 3}}
     assert "DX" in found["dropped"][0]["reason"]
 
 
@@ -183,18 +183,52 @@ def test_doubts_are_refused_with_the_flag_that_settles_them(
 
 
 def test_flags_settle_doubts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number in range(3):
+    for number in range(5):
         slide(tmp_path / f"s{number}.tif", number)
-    (tmp_path / "cohort.csv").write_text("path,label\ns0.tif,LUAD\ns1.tif,LUSC\ns2.tif,other\n")
+    rows = ("path,label", "s0.tif,LUAD", "s1.tif,LUSC", "s2.tif,other", "s3.tif,LUSC", "s4.tif,LUAD")
+    (tmp_path / "cohort.csv").write_text("\n".join(rows) + "\n")
     flags = ("--positive", "LUSC", "--negative", "LUAD", "--patient-is-slide")
     assert run(["check", str(tmp_path / "cohort.csv"), *flags]) == OK
     table = tmp_path / "cohort.csv"
-    again = f"--cohort {table} --patient-is-slide --positive LUSC --negative LUAD\n"
-    assert capsys.readouterr().out.endswith(f"Next: counterstain train RUN --method dsnet {again}")
+    again = f"--cohort {table} --patient-is-slide --positive LUSC --negative LUAD --folds 0\n"
+    shown = capsys.readouterr().out
+    assert shown.endswith(f"Next: counterstain train RUN --method dsnet {again}")
+    assert "warnings, 1 slide left out.\n" in shown
     code, found = answer(capsys, table, *flags)
     assert code == OK
     assert [entry["name"] for entry in found["classes"]] == ["LUAD", "LUSC"]
     assert found["dropped"] == [{"what": "line 4: s2.tif", "reason": "its label 'other' is of neither class"}]
+
+
+def test_the_next_command_deals_as_many_folds_as_there_are_usable_patients_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["path,patient_id,label"]
+    for number in range(8):
+        slide(tmp_path / f"s{number}.tif", number)
+        rows.append(f"s{number}.tif,P{number},{'tumour' if number % 2 else 'normal'}")
+    (tmp_path / "s7.tif").write_text("broken")
+    table = tmp_path / "cohort.csv"
+    table.write_text("\n".join(rows) + "\n")
+    assert run(["check", "--cohort", str(table)]) == SOME_FAILED
+    shown = capsys.readouterr().out
+    assert "A class has 3 patients, and 5 folds, the default, take 5: pass --folds 3" in shown
+    assert shown.endswith(f"Next: counterstain train RUN --method dsnet --cohort {table} --folds 3\n")
+
+
+def test_what_training_would_refuse_for_want_of_patients_is_refused_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["path,patient_id,label"]
+    for number in range(4):
+        slide(tmp_path / f"s{number}.tif", number)
+        rows.append(f"s{number}.tif,P{number},{'tumour' if number % 2 else 'normal'}")
+    (tmp_path / "s3.tif").write_text("broken")
+    (tmp_path / "cohort.csv").write_text("\n".join(rows) + "\n")
+    assert run(["check", str(tmp_path / "cohort.csv")]) == WRONG_USE
+    shown = capsys.readouterr().out
+    assert "There are 2 normal and 1 tumour patients to learn from, and 2 of each class are needed" in shown
+    assert "Next:" not in shown
 
 
 def test_what_is_no_cohort_is_refused(cohort: Written, capsys: pytest.CaptureFixture[str]) -> None:

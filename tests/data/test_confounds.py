@@ -200,7 +200,8 @@ def test_a_class_that_is_missing_is_refused_where_it_is_learned_and_told_elsewhe
     assert [found.text for found in refused] == [
         "There is no normal slide to learn from (train). Add some, or change the splits."
     ]
-    refused, warned = weaknesses(diagnosis(("P1", 1, "train"), ("P2", 0, "train"), ("P3", 1, "test")))
+    rows = [(f"Q{number}", number % 2, "train") for number in range(4)]
+    refused, warned = weaknesses(diagnosis(*rows, ("P3", 1, "test")))
     assert refused == ()
     assert "The split test has no normal slide: no AUC can be told of it." in [found.text for found in warned]
     refused, _ = weaknesses(diagnosis(("P1", 1, "test"), ("P2", 0, "test")))
@@ -211,10 +212,20 @@ def test_few_patients_are_told_and_many_are_not() -> None:
     _, warned = weaknesses(one_each([1] * 4 + [0] * 9))
     assert [found.about for found in warned] == ["few patients", "few patients"]
     assert "9 normal and 4 tumour patients in all" in warned[0].text
-    assert "A class has fewer patients (4) than 5 folds take" in warned[1].text
+    assert "A class has 4 patients, and 5 folds, the default, take 5: pass --folds 4" in warned[1].text
+    _, warned = weaknesses(one_each([1] * 2 + [0] * 9))
+    assert "pass --folds 0, for a model without an estimate" in warned[1].text
     assert weaknesses(one_each([1, 0] * 60)) == ((), ())
     _, warned = weaknesses(diagnosis(*[("P1", 1, None)] * 60, *[("P2", 0, None)] * 60))
     assert warned, "slides of one patient do not make patients"
+
+
+def test_a_single_patient_of_a_class_is_refused_unless_the_table_names_others_to_validate_on() -> None:
+    rows: list[Row] = [("P1", 1, None), ("P1", 1, None), ("P2", 0, None), ("P3", 0, "train")]
+    (found,), _ = weaknesses(diagnosis(*rows))
+    assert "There are 2 normal and 1 tumour patients to learn from, and 2 of each class are needed" in found.text
+    refused, _ = weaknesses(diagnosis(*rows, ("P4", 1, "val"), ("P5", 0, "val")))
+    assert refused == ()
 
 
 def test_the_error_of_an_auc_is_hanley_and_mcneils() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
-from counterstain.data.folds import Fold, inner_split, patient_folds
+from counterstain.data.folds import Fold, inner_split, most_folds, patient_folds, patients_needed
 from counterstain.errors import InputError, SplitError
 
 
@@ -129,8 +129,27 @@ def test_too_few_patients_of_a_class_are_refused_with_their_number() -> None:
     assert len(patient_folds(slides, 3, 0)) == 3
     with pytest.raises(SplitError, match=r"4 folds need 4 patients .* only 3 have a positive one\. Take fewer folds"):
         patient_folds(slides, 4, 0)
-    with pytest.raises(SplitError, match="only 1 have a negative one"):
+    with pytest.raises(SplitError, match="only 1 has a negative one"):
         inner_split(cohort((0, 0), (1,), (1,)), 0.2, 0)
+
+
+@given(st.integers(2, 5), st.integers(1, 8), SEEDS)
+def test_the_patients_that_folds_need_are_those_with_which_every_fold_has_a_validation_part(
+    k: int, num: int, seed: int
+) -> None:
+    slides = cohort(*((0,),) * 12, *((1,),) * num)
+    try:
+        for fold in patient_folds(slides, k, seed):
+            inner_split([slide for slide in slides if slide.slide_id in fold.train], 0.25, seed)
+    except SplitError:
+        assert num < patients_needed(k)
+    else:
+        assert num >= patients_needed(k)
+
+
+@pytest.mark.parametrize(("num", "most"), [(1, 0), (2, 0), (3, 3), (4, 4), (5, 5), (9, 5)])
+def test_the_most_folds_are_told_from_the_rarer_class(num: int, most: int) -> None:
+    assert most_folds(cohort(*((0,),) * 12, *((1, 1),) * num)) == most
 
 
 def test_what_can_t_be_dealt_is_refused() -> None:

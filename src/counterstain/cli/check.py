@@ -28,8 +28,7 @@ _NO_MPP = "its resolution is unknown: add a column 'mpp' to the table, or pass -
 
 
 def check(
-    table: Path,
-    /,
+    table: Annotated[Path, Parameter(name="--cohort")],
     *,
     labels: Annotated[Literal["table", "camelyon16", "tcga"], Parameter(name="--labels")] = "table",
     root: Path | None = None,
@@ -83,7 +82,7 @@ def check(
     if checked.refused:
         return WRONG_USE
     if not json:
-        log.emit(f"Next: {_next(table, root, settings, look)}")
+        log.emit(f"Next: {_next(table, root, settings, look)}{_folds(checked.usable)}")
     return SOME_FAILED if checked.unusable else OK
 
 
@@ -98,6 +97,15 @@ def _next(table: Path, root: Path | None, settings: "DiagnosisSettings", look: "
     for flag, value in {"root": root, "mpp": look.mpp, "assume-mpp": look.assume_mpp}.items():
         words += [f"--{flag}", value] if value is not None else []
     return shlex.join(map(str, words))
+
+
+def _folds(usable: "Diagnosis") -> str:
+    """The flag of folds, where patients are too few for the usual number."""
+    from counterstain.data.leaks import USUAL_FOLDS, folds_for
+
+    has_test = any(row.split == "test" for row in usable.rows)
+    folds = folds_for(usable) or 0
+    return "" if has_test or folds == USUAL_FOLDS else f" --folds {folds}"
 
 
 @dataclass(frozen=True)
@@ -252,6 +260,7 @@ def _verdict(checked: _Checked) -> str:
         return f"Verdict: refused for {_counted(len(checked.refused), 'reason')}. Mend them and check again."
     said = [_counted(len(checked.warnings), "warning")] if checked.warnings else []
     said += [f"{_counted(len(checked.unusable), 'slide')} can't be used"] if checked.unusable else []
+    said += [f"{_counted(len(checked.usable.dropped), 'slide')} left out"] if checked.usable.dropped else []
     return f"Verdict: can be learned from; {', '.join(said) or 'nothing speaks against it'}."
 
 

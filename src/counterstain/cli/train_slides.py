@@ -163,6 +163,7 @@ def _learner(method: str, preset: str, settings: dict[str, Any], training: dict[
 
 def _train(run: Path, flags: CohortFlags, learners: "tuple[Learner, ...]", json: bool) -> int:
     from counterstain.cli.inputs import check_resolution
+    from counterstain.data.leaks import USUAL_FOLDS
     from counterstain.files import write_json
     from counterstain.report.crossval import FoldSettings
     from counterstain.report.learn_cohort import CohortJob, learn_cohort
@@ -172,7 +173,7 @@ def _train(run: Path, flags: CohortFlags, learners: "tuple[Learner, ...]", json:
     check_resolution("--assume-mpp", flags.assume_mpp)
     diagnosis = labelled(flags)
     has_test = any(row.split == "test" for row in diagnosis.rows)
-    folds = flags.folds if flags.folds is not None else (0 if has_test else 5)
+    folds = flags.folds if flags.folds is not None else (0 if has_test else USUAL_FOLDS)
     job = CohortJob(
         run=run,
         learners=learners,

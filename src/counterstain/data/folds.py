@@ -105,10 +105,40 @@ def inner_split(slides: Sequence[PatientSlide], fraction: float, seed: int) -> t
         raise InputError(f"A fraction of {fraction} was given to validate on; it must be above 0 and at most 0.5.")
     kinds, _ = _kinds_and_counts(slides)
     _refuse_few(kinds, 2, "A part to learn from and one to validate on", "Add patients of that class.")
-    fewest = min(sum(label in kind for kind in kinds.values()) for label in (0, 1))
+    fewest = min(patients_by_label(slides))
     place = _dealt(slides, min(round(1 / fraction), fewest), np.random.default_rng(seed))
     train = tuple(slide.slide_id for slide in slides if place[slide.patient_id] != 0)
     return train, tuple(slide.slide_id for slide in slides if place[slide.patient_id] == 0)
+
+
+def patients_by_label(slides: Sequence[PatientSlide]) -> tuple[int, int]:
+    """How many patients have a negative slide, and how many a positive one; a patient may count in both.
+
+    Raises:
+        InputError: When a slide has no label.
+    """
+    kinds, _ = _kinds_and_counts(slides)
+    negative, positive = (sum(label in kind for kind in kinds.values()) for label in (0, 1))
+    return negative, positive
+
+
+def patients_needed(folds: int) -> int:
+    """How many patients with slides of each class are enough for a number of folds, each with a validation part.
+
+    Outside any fold two are left, one to learn from and one to validate on: of three patients two folds leave one. Without
+    folds (0) the final model asks for the same two.
+    """
+    return {0: 2, 2: 4}.get(folds, folds)
+
+
+def most_folds(slides: Sequence[PatientSlide], most: int = 5) -> int:
+    """The largest number of folds, up to `most`, that slides have patients enough for; 0 where there is none.
+
+    Raises:
+        InputError: When a slide has no label.
+    """
+    fewest = min(patients_by_label(slides))
+    return max((folds for folds in range(2, most + 1) if patients_needed(folds) <= fewest), default=0)
 
 
 def _kinds_and_counts(slides: Sequence[PatientSlide]) -> tuple[dict[str, Kind], dict[str, int]]:
@@ -132,7 +162,8 @@ def _refuse_few(kinds: Mapping[str, Kind], least: int, what: str, remedy: str) -
         num_patients = sum(label in kind for kind in kinds.values())
         if num_patients < least:
             raise SplitError(
-                f"{what} need {least} patients with slides of each class, and only {num_patients} have a {name} one. "
+                f"{what} need {least} patients with slides of each class, and only {num_patients} "
+                f"{'has' if num_patients == 1 else 'have'} a {name} one. "
                 f"{remedy}"
             )
 

@@ -1,4 +1,4 @@
-"""What labels, patients and splits alone say against training: leaks, missing classes, few patients.
+"""What labels, patients and splits alone say against training: leaks, missing classes, too few patients.
 
 A leak is certain and refused: a patient or a file on two sides of a score, or a file of two labels.
 
@@ -12,10 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from counterstain.data.diagnosis import UNDRAWN, Diagnosis, DiagnosisSlide
+from counterstain.data.folds import most_folds, patients_by_label, patients_needed
 from counterstain.data.slide_facts import SlideFacts
 
 _WIDE = 0.15  # half of an interval around an AUC from which on more patients are asked for
-_FOLDS = 5
+
+USUAL_FOLDS = 5
+"""How many folds a training deals where nobody says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +79,9 @@ def weaknesses(diagnosis: Diagnosis) -> tuple[tuple[Finding, ...], tuple[Finding
     """
     names = diagnosis.classes.names
     patients: dict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
+    learned = "train" if any(row.split == "train" for row in diagnosis.rows) else UNDRAWN
     for row in diagnosis.rows:
-        patients[row.split or UNDRAWN][row.label].add(row.patient_id)
-    learned = "train" if "train" in patients else UNDRAWN
+        patients[row.split or learned][row.label].add(row.patient_id)
     refused, warned = [], []
     for split, label in [(split, label) for split in {learned: 0, **patients} for label in (0, 1)]:
         if split == learned and not patients[split][label]:
@@ -87,15 +90,48 @@ def weaknesses(diagnosis: Diagnosis) -> tuple[tuple[Finding, ...], tuple[Finding
         elif not patients[split][label]:
             text = f"The split {split} has no {names[label]} slide: no AUC can be told of it."
             warned.append(Finding("classes", text))
-    warned += _few(
-        "test" if "test" in patients else learned, patients["test" if "test" in patients else learned], names
-    )
+    if not refused and "val" not in patients and folds_for(diagnosis) is None:
+        refused.append(Finding("few patients", _too_few(diagnosis)))
+    warned += _wide("test" if "test" in patients else "", patients["test" if "test" in patients else learned], names)
+    if not refused and "test" not in patients:
+        warned += _few_for_folds(diagnosis)
     return tuple(refused), tuple(warned)
 
 
-def _few(split: str, scored: tuple[set[str], set[str]], names: tuple[str, ...]) -> list[Finding]:
-    """Warnings of how little the patients of a split, or of all folds, can tell."""
-    found = []
+def folds_for(diagnosis: Diagnosis) -> int | None:
+    """How many folds the patients that are learned from are enough for, up to five; 0 for a model without an estimate, None
+    where they are not even enough for that.
+    """
+    candidates = _candidates(diagnosis)
+    is_enough = min(patients_by_label(candidates)) >= patients_needed(0)
+    return most_folds(candidates, USUAL_FOLDS) if is_enough else None
+
+
+def _candidates(diagnosis: Diagnosis) -> list[DiagnosisSlide]:
+    return [row for row in diagnosis.rows if row.split in (None, "train")]
+
+
+def _too_few(diagnosis: Diagnosis) -> str:
+    counts = zip(patients_by_label(_candidates(diagnosis)), diagnosis.classes.names, strict=True)
+    found = " and ".join(f"{number} {name}" for number, name in counts)
+    return (
+        f"There are {found} patients to learn from, and 2 of each class are needed: one to learn from and one to "
+        "validate on. Add patients, or give some the split val."
+    )
+
+
+def _few_for_folds(diagnosis: Diagnosis) -> list[Finding]:
+    folds = folds_for(diagnosis) or 0
+    if folds == USUAL_FOLDS:
+        return []
+    fewest = min(patients_by_label(_candidates(diagnosis)))
+    remedy = f"pass --folds {folds}" if folds else "pass --folds 0, for a model without an estimate"
+    text = f"A class has {fewest} patients, and {USUAL_FOLDS} folds, the default, take {USUAL_FOLDS}: {remedy}."
+    return [Finding("few patients", text)]
+
+
+def _wide(split: str, scored: tuple[set[str], set[str]], names: tuple[str, ...]) -> list[Finding]:
+    """A warning of how little the patients of a split, or of all folds, can tell."""
     num_negative, num_positive = map(len, scored)
     if not num_negative or not num_positive:
         return []
@@ -106,12 +142,8 @@ def _few(split: str, scored: tuple[set[str], set[str]], names: tuple[str, ...]) 
             f"{num_negative} {names[0]} and {num_positive} {names[1]} patients in {where}: an AUC of 0.80 would be known "
             f"to +-{half:.2f} at 95 % confidence. More patients make it narrower, more slides of the same do not."
         )
-        found.append(Finding("few patients", text))
-    fewest = min(num_negative, num_positive)
-    if split != "test" and fewest < _FOLDS:
-        text = f"A class has fewer patients ({fewest}) than {_FOLDS} folds take: pass a lower --folds."
-        found.append(Finding("few patients", text))
-    return found
+        return [Finding("few patients", text)]
+    return []
 
 
 def auc_error(auc: float, num_positive: int, num_negative: int) -> float:
