@@ -170,7 +170,7 @@ def test_padding_changes_but_the_last_digits_of_float32(propagation: Propagation
         net(slides(16, 16, seed=seed))
     for size in ((16, 20), (13, 7)):
         expected = net.eval()(slides(*size))
-        torch.testing.assert_close(net(padded(slides(*size), 11, 6)), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(net(padded(slides(*size), 11, 6)), expected, rtol=0, atol=3e-6)
 
 
 @torch.no_grad()
