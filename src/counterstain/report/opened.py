@@ -13,13 +13,16 @@ from counterstain.files import read_json, write_json
 NOTE = "test_opened.json"
 
 
-def open_test_split(run: Path, data_digest: str, again: bool = False) -> list[dict[str, Any]]:
+def open_test_split(
+    run: Path, data_digest: str, again: bool = False, instead: str = "Use --split val"
+) -> list[dict[str, Any]]:
     """Notes that the test split of a dataset is opened for a run.
 
     Args:
         run: The run folder.
         data_digest: Of the dataset.
         again: Whether a further opening is wanted; it is noted, and reports say so.
+        instead: What else a user can do, in words.
 
     Returns:
         Every opening so far, this one last.
@@ -33,7 +36,7 @@ def open_test_split(run: Path, data_digest: str, again: bool = False) -> list[di
     if before and not again:
         raise ExistingOutputError(
             f"The test split was opened for {run} on {before[-1]['when']}. What is looked at twice is no test. "
-            "Use --split val, or pass --again: the report will say so."
+            f"{instead}, or pass --again: the report will say so."
         )
     openings.append({"data": data_digest, "when": datetime.now(UTC).isoformat(timespec="seconds")})
     write_json(note, openings)
