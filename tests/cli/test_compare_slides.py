@@ -77,6 +77,40 @@ def test_variants_are_compared_on_all_slides_but_those_of_the_test(
     assert "pools_part.json" in said
 
 
+def test_labels_come_from_names_or_words_as_they_do_in_training(
+    slides: SlideSet, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("cohort", "encoded"):
+        (tmp_path / folder).mkdir()
+    for number, slide in enumerate(slides.slides):
+        name = f"{'tumor' if slide.label else 'normal'}_{number:03}"
+        (tmp_path / "cohort" / f"{name}.tif").touch()
+        (tmp_path / "encoded" / f"{name}.tif").symlink_to(slide.folder)
+    given = ["--study", study, "--cohort", tmp_path / "cohort", "--encoded", tmp_path / "encoded"]
+    given += ["--encoder", "planted", "--only", "mean"]
+    code, said = compare(capsys, tmp_path / "out", *given)
+    assert code == WRONG_USE
+    assert "--labels camelyon16" in said
+    code, tree = compare(capsys, tmp_path / "out", *given, "--labels", "camelyon16", "--json")
+    assert (code, tree["slides"], tree["patients"]) == (OK, 20, 20)
+
+
+def test_words_for_both_classes_and_slides_as_patients_can_be_given(
+    slides: SlideSet, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "cohort.csv"
+    rows = [f"{slide.folder.name},{slide.folder.name}.svs,{'a' if slide.label else 'b'}" for slide in slides.slides]
+    rows[-1] = rows[-1][:-1] + "c"
+    table.write_text("\n".join(["slide_id,path,label", *rows]) + "\n")
+    (tmp_path / "files").mkdir()
+    for slide in slides.slides:
+        (tmp_path / "files" / f"{slide.folder.name}.svs").touch()
+    given = ["--study", study, "--cohort", table, "--encoded", slides.slides[0].folder.parent, "--encoder", "planted"]
+    given += ["--only", "mean", "--positive", "a", "--negative", "b", "--root", tmp_path / "files"]
+    code, tree = compare(capsys, tmp_path / "out", *given, "--patient-is-slide", "--json")
+    assert (code, tree["slides"], tree["patients"]) == (OK, 19, 19)
+
+
 @pytest.mark.parametrize(
     ("left_out", "message"), [("--cohort", "--cohort TABLE.csv --encoded FOLDER"), ("--encoded", "counterstain encode")]
 )

@@ -90,7 +90,7 @@ def test_the_test_split_is_opened_once(
     assert evaluate(capsys, model, slides, table)[0] == OK
     code, said = evaluate(capsys, model, slides, table)
     assert code == WRONG_USE
-    assert "--again" in said
+    assert "Give a table with test slides that it was not scored on, or pass --again" in said
     code, tree = evaluate(capsys, model, slides, table, "--again")
     assert (code, len(tree["test_openings"])) == (OK, 2)
     encoded = str(slides.slides[0].folder.parent)
@@ -154,6 +154,25 @@ def test_the_words_that_a_run_was_trained_with_need_not_be_said_again(
     code, tree = evaluate(capsys, model, slides, table)
     assert code == OK, tree
     assert tree["classes"] == ["b", "a"]
+
+
+def test_another_cohort_s_labels_come_from_where_the_flags_say(
+    slides: SlideSet, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cohort, encoded, reference = tmp_path / "cohort", tmp_path / "encoded", []
+    cohort.mkdir()
+    encoded.mkdir()
+    for number, slide in enumerate(side(slides, "test").slides, start=1):
+        (cohort / f"test_{number:03}.tif").touch()
+        (encoded / f"test_{number:03}.tif").symlink_to(slide.folder)
+        reference.append(f"test_{number:03},{'Tumor' if slide.label else 'Normal'}")
+    (cohort / "reference.csv").write_text("\n".join(reference) + "\n")
+    code, said = evaluate(capsys, model, slides, cohort, "--encoded", str(encoded))
+    assert code == WRONG_USE
+    assert "--labels camelyon16" in said
+    code, tree = evaluate(capsys, model, slides, cohort, "--encoded", str(encoded), "--labels", "camelyon16")
+    assert code == OK, tree
+    assert (tree["slides"]["num"], tree["split"]) == (4, "test")
 
 
 def test_slides_that_are_not_encoded_are_listed_and_the_others_scored(

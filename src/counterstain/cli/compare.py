@@ -10,9 +10,15 @@ from cyclopts import Parameter
 
 from counterstain import log
 from counterstain.cli import OK, SOME_FAILED
+from counterstain.cli.compare_slides import SlidesGiven, compare_slides
+from counterstain.cli.flags import given
+from counterstain.cli.label_flags import GROUP, LABEL_FLAGS
+from counterstain.cli.train_slides import CohortFlags
 from counterstain.errors import InputError
+from counterstain.settings import build
 
 _SEVERAL = Parameter(consume_multiple=True, negative_iterable="")
+_SLIDES = Parameter(group=GROUP)
 
 
 def compare(
@@ -21,10 +27,9 @@ def compare(
     *,
     study: str,
     data: Path | None = None,
-    cohort: Path | None = None,
-    encoded: Path | None = None,
-    encoder: str = "scae",
-    positive: Annotated[tuple[str, ...], _SEVERAL] = (),
+    cohort: Any = None,
+    encoded: Annotated[Path | None, _SLIDES] = None,
+    encoder: Annotated[str, _SLIDES] = "scae",
     layout: str | None = None,
     mpp: float | None = None,
     seeds: Annotated[tuple[int, ...], _SEVERAL] = (0, 1, 2),
@@ -45,10 +50,9 @@ def compare(
         out: The folder of all runs, and of the table and the plot.
         study: A TOML file, or the name of one that comes with the package: docs/compare.md lists them.
         data: The dataset's folder, for a study of patches.
-        cohort: The table of labelled slides, for a study of slides.
-        encoded: The folder that they were encoded to.
+        cohort: The labelled slides, for a study of slides.
+        encoded: The folder that slides were encoded to.
         encoder: Of whose embeddings variants see that name none themselves.
-        positive: The table's words for the positive class, where they leave a doubt.
         layout: How the dataset is laid out, where that is in doubt.
         mpp: Microns per pixel of the patches, where the dataset does not say.
         seeds: Of every variant's training.
@@ -70,9 +74,8 @@ def compare(
 
     check_resolution("--mpp", mpp)
     if is_slide_study(study_file(study)):
-        from counterstain.cli.compare_slides import SlidesGiven, compare_slides
-
-        return compare_slides(out, study_file(study), SlidesGiven(cohort, encoded, encoder, positive), only, json)
+        slides = SlidesGiven(build(CohortFlags, given(cohort)), encoded, encoder)
+        return compare_slides(out, study_file(study), slides, only, json)
     if data is None:
         raise InputError(f"Study {study!r} is of patches, and no dataset was given. Pass --data FOLDER.")
     chosen = read_study(study_file(study))
@@ -95,3 +98,6 @@ def compare(
             log.say(f"Note: {note}")
         log.say(f"Written: {out / f'{chosen.name}_{split}'}.json, .csv, .md and .png")
     return SOME_FAILED if any(row.diverged for row in found.rows) else OK
+
+
+compare.__annotations__["cohort"] = LABEL_FLAGS

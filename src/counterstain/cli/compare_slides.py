@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from counterstain import log
 from counterstain.cli import OK
+from counterstain.cli.train_slides import CohortFlags, labelled
 from counterstain.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,22 +21,20 @@ class SlidesGiven:
     """What the command line says of the slides.
 
     Args:
-        cohort: The table.
+        cohort: Which they are, and their labels.
         encoded: The folder that they were encoded to.
         encoder: Of whose embeddings variants see that name none themselves.
-        positive: The table's words for the positive class.
     """
 
-    cohort: Path | None
+    cohort: CohortFlags
     encoded: Path | None
     encoder: str
-    positive: tuple[str, ...]
 
 
 def compare_slides(out: Path, file: Path, slides: SlidesGiven, only: tuple[str, ...], json: bool) -> int:
     """Runs a study of slides.
 
-    Slides that the table gives a split other than train are left out: test slides are for the end.
+    Slides that the cohort gives a split other than train are left out: test slides are for the end.
 
     Args:
         out: The folder of all runs, and of the table and the plot.
@@ -65,16 +64,13 @@ def compare_slides(out: Path, file: Path, slides: SlidesGiven, only: tuple[str, 
 
 
 def _open(slides: SlidesGiven, encoder: str) -> "SlideSet":
-    from counterstain.data.cohorts import open_cohort
-    from counterstain.data.diagnosis import DiagnosisSettings, diagnose
     from counterstain.data.slide_sets import labelled_slides, open_slide_set
 
-    if slides.cohort is None or slides.encoded is None:
+    if slides.cohort.cohort is None or slides.encoded is None:
         raise InputError(
             "A study of slides needs their table and the folder they were encoded to: --cohort TABLE.csv --encoded FOLDER "
             "(counterstain encode makes it)."
         )
-    diagnosis = diagnose(open_cohort(slides.cohort), DiagnosisSettings(positive=slides.positive or None))
+    diagnosis = labelled(slides.cohort)
     rows = [row for row in diagnosis.rows if row.split in (None, "train")]
-    labelled = labelled_slides(rows, slides.encoded)
-    return open_slide_set(diagnosis.source.stem, diagnosis.classes, labelled, encoder)
+    return open_slide_set(diagnosis.source.stem, diagnosis.classes, labelled_slides(rows, slides.encoded), encoder)

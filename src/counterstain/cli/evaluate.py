@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from counterstain import log
 from counterstain.cli import OK
 from counterstain.cli.flags import given, optional_twin
+from counterstain.cli.label_flags import GROUP, LABEL_FLAGS
 from counterstain.errors import InputError, listed
 from counterstain.infer import PredictSettings, choose_runtime
 from counterstain.infer.settings import tile_sizes
@@ -31,6 +32,7 @@ _OF_SLIDES = ("model_mpp", "map_stride", "tissue", "clip_to_tissue", "chunk_px",
 """Settings that mean nothing where images are mapped."""
 
 _FLAGS = optional_twin(PredictSettings, without=_OF_SLIDES)
+_SLIDES = Parameter(group=GROUP)
 
 
 def evaluate(
@@ -38,10 +40,9 @@ def evaluate(
     /,
     *,
     data: Path | None = None,
-    cohort: Path | None = None,
-    positive: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable="")] = (),
-    encoder: Path | None = None,
-    encoded: Path | None = None,
+    cohort: Any = None,
+    encoder: Annotated[Path | None, _SLIDES] = None,
+    encoded: Annotated[Path | None, _SLIDES] = None,
     layout: str | None = None,
     mpp: float | None = None,
     split: Literal["val", "test"] | None = None,
@@ -63,8 +64,7 @@ def evaluate(
     Args:
         run: The folder of a trained run.
         data: The dataset's folder, for a run that gives maps.
-        cohort: The table of labelled slides, for a run that diagnoses slides.
-        positive: The table's words for the positive class, where they leave a doubt.
+        cohort: The labelled slides, for a run that diagnoses slides; of the run's own cohort it remembers what was said.
         encoder: What made the embeddings that a slides' run learned from, where it has no encoder of its own.
         encoded: A folder of encoded slides; RUN/encoded by default.
         layout: How it is laid out, where that is in doubt.
@@ -86,12 +86,13 @@ def evaluate(
     from counterstain.report import EvaluateSettings, notes_on_choice, notes_on_patients, open_test_split
     from counterstain.report import evaluate as score
 
-    if cohort is not None:
+    of_slides = given(cohort)
+    if "cohort" in of_slides:
         from counterstain.cli.evaluate_slides import Asked, evaluate_slides
         from counterstain.methods import load_slide_method
 
         check_resolution("--mpp", mpp)
-        asked = Asked(run, cohort, split or "test", again, positive, encoder, encoded, mpp)
+        asked = Asked(run, of_slides, split or "test", again, encoder, encoded, mpp)
         return evaluate_slides(load_slide_method(run), asked, json=json)
     if data is None:
         raise InputError(
@@ -131,6 +132,7 @@ def evaluate(
     return OK
 
 
+evaluate.__annotations__["cohort"] = LABEL_FLAGS
 evaluate.__annotations__["settings"] = Annotated[_FLAGS | None, Parameter(name="*", group="How")]
 
 

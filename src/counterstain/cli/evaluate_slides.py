@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from counterstain import log
 from counterstain.cli import OK, SOME_FAILED
+from counterstain.cli.flags import Tree
 from counterstain.errors import InputError, SplitError, listed
 
 if TYPE_CHECKING:
@@ -23,10 +24,9 @@ class Asked:
 
     Args:
         run: The folder of a run that diagnoses slides.
-        cohort: The table.
+        cohort: Flags of the cohort that were given, its table or folder among them.
         split: "val" or "test".
         again: Open the test split once more.
-        positive: The table's words for the positive class.
         encoder: What made the embeddings, where the run has no encoder of its own.
         encoded: A folder of encoded slides; RUN/encoded by default.
         mpp: um/px of the slides' level 0, where files say it wrongly or not at all; by default what the run was trained
@@ -34,10 +34,9 @@ class Asked:
     """
 
     run: Path
-    cohort: Path
+    cohort: Tree
     split: str
     again: bool = False
-    positive: tuple[str, ...] = ()
     encoder: Path | None = None
     encoded: Path | None = None
     mpp: float | None = None
@@ -71,12 +70,12 @@ def evaluate_slides(method: "SlideMethod", asked: Asked, *, json: bool) -> int:
     from counterstain.report.diagnosis_table import HEADS, summary_rows
     from counterstain.report.learn_cohort import not_encoded
 
-    flags = recorded(asked.run, asked.cohort)
-    diagnosis = labelled(replace(flags, positive=asked.positive or flags.positive))
+    flags = replace(recorded(asked.run, asked.cohort["cohort"]), **asked.cohort)
+    diagnosis = labelled(flags)
     _refuse_other_classes(method, diagnosis)
     rows = [row for row in diagnosis.rows if row.split == asked.split]
     if not rows:
-        raise InputError(f"'{asked.cohort}' gives no slide the split {asked.split!r}. Write it in its split column.")
+        raise InputError(f"'{flags.cohort}' gives no slide the split {asked.split!r}. Write it in its split column.")
     _refuse_seen(asked.run, {row.patient_id for row in rows})
     out = asked.encoded or asked.run / "encoded"
     encoder = encoder_of(method.encoder, asked.run, asked.encoder, asked.encoded)
@@ -105,7 +104,9 @@ def evaluate_slides(method: "SlideMethod", asked: Asked, *, json: bool) -> int:
             f"'{out}' holds cells {told_choice(slides.chosen)}; {asked.run} learned from those {told_choice(learned)}. "
             "Give slides that are encoded likewise."
         )
-    openings = open_test_split(asked.run, slides.digest(), asked.again) if asked.split == "test" else []
+    # No other split will do: slides of val have chosen and calibrated the run.
+    instead = "Give a table with test slides that it was not scored on"
+    openings = open_test_split(asked.run, slides.digest(), asked.again, instead) if asked.split == "test" else []
     scores = score_slides(method, replace(slides, classes=method.classes), asked.split)
     found = describe_scores(scores, method.classes)
     told = [{"slide": one.slide_id, "kind": one.kind, "reason": one.reason} for one in failures]
