@@ -266,8 +266,16 @@ def _slide_of(cells: dict[str, str], root: Path, by_name: dict[str, list[Path]] 
         mpp = _number(cells["mpp"])
         if mpp is None:
             return "its resolution is no number above 0"
-    texts = {name: cells.get(name) for name in ("patient_id", "label", "split", "site", "scanner")}
-    return CohortSlide(cells.get("slide_id", ""), path, mpp=mpp, **texts)
+    return CohortSlide(
+        slide_id=cells.get("slide_id", ""),
+        path=path,
+        patient_id=cells.get("patient_id"),
+        label=cells.get("label"),
+        split=cells.get("split"),
+        mpp=mpp,
+        site=cells.get("site"),
+        scanner=cells.get("scanner"),
+    )
 
 
 def _path_of(cells: dict[str, str], root: Path, by_name: dict[str, list[Path]] | None) -> Path | str:
