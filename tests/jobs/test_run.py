@@ -21,7 +21,10 @@ def test_one_bad_slide_does_not_end_the_batch(tmp_path: Path) -> None:
         ("b", "DamagedSlideError", False),
         ("c", "IndexError", True),
     ]
-    assert "Traceback" in (tmp_path / "c" / "error.txt").read_text()
+    said = (tmp_path / "c" / "error.txt").read_text()
+    assert said.startswith("IndexError: list index out of range (a defect of counterstain")
+    assert "Traceback" in said.split("\n\n")[1]
+    assert (tmp_path / "b" / "error.txt").read_text().startswith("Slide 'b.svs' can't be decoded.\n\nTraceback")
     assert outcomes.failures[0].reason == "Slide 'b.svs' can't be decoded."
 
 

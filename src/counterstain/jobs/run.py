@@ -54,7 +54,7 @@ def run_all(work: Mapping[str, Callable[[], ResultT]], folder: Path) -> Outcomes
 
     Args:
         work: What to do for each slide identifier.
-        folder: Where the slides' own folders are; a failed one gets `error.txt` with the traceback, a later success
+        folder: Where the slides' own folders are; a failed one gets `error.txt` with reason and traceback, a later success
             removes it.
     """
     done: dict[str, ResultT] = {}
@@ -66,16 +66,16 @@ def run_all(work: Mapping[str, Callable[[], ResultT]], folder: Path) -> Outcomes
         except Exception as error:  # noqa: BLE001 (the one place: see the header)
             failures.append(_failure(slide_id, error))
             log.say(f"{slide_id}: {failures[-1].reason}")
-            _write_note(note, error)
+            _write_note(note, failures[-1].reason, error)
         else:
             _remove_note(note)
     return Outcomes(done, tuple(failures))
 
 
-def _write_note(note: Path, error: Exception) -> None:
+def _write_note(note: Path, reason: str, error: Exception) -> None:
     # A full disk may be why the slide failed: it must not end the batch here either.
     try:
-        write_text(note, "".join(traceback.format_exception(error)))
+        write_text(note, f"{reason}\n\n{''.join(traceback.format_exception(error))}")
     except OSError as problem:
         log.say(f"{note} can't be written: {problem}")
 
