@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from counterstain.errors import InputError, MissingFileError, UnknownNameError
-from counterstain.settings import build, read_toml, to_tree, write_toml
+from counterstain.settings import build, differing, read_toml, to_tree, write_toml
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,16 @@ def test_a_tree_written_and_read_builds_the_same_settings(tmp_path: Path) -> Non
     settings = Outer(5, Path("a.npz"), (0.5,), Inner(0.2))
     write_toml(tmp_path / "config.toml", to_tree(settings))
     assert build(Outer, read_toml(tmp_path / "config.toml")) == settings
+
+
+def test_what_two_trees_do_not_share_is_named_by_its_path() -> None:
+    before = {"a": {"b": 1, "c": 2}, "d": "x"}
+    assert differing(before, {"d": "x", "a": {"c": 2, "b": 1}}) == []
+    assert differing(before, {"a": {"b": 1, "c": 3}, "e": None, "f": 0}) == [
+        "a.c was 2 and is 3",
+        "d was x and is not given",
+        "f was not given and is 0",
+    ]
 
 
 def test_what_is_absent_keeps_its_default() -> None:

@@ -101,6 +101,19 @@ def to_tree(settings: Any) -> dict[str, Any]:
     return tree
 
 
+def differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The entries that two trees of plain values do not share, each in words: "settings.rho was 90.0 and is 95.0"."""
+    found = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differing(old, new, f"{prefix}{name}.")
+        elif old != new:
+            was, is_now = ("not given" if value is None else value for value in (old, new))
+            found.append(f"{prefix}{name} was {was} and is {is_now}")
+    return found
+
+
 def write_toml(path: Path, tree: dict[str, Any]) -> None:
     """Writes plain values as a TOML file, atomically."""
     import tomli_w

@@ -63,7 +63,9 @@ def test_the_same_arguments_take_up_a_finished_run_and_others_are_refused(
     again = fitted(halves, tmp_path / "run")
     assert torch.equal(first.network.state_dict()["head.weight"], again.network.state_dict()["head.weight"])
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == written
-    with pytest.raises(StaleResultError, match="other settings or data"):
+    with pytest.raises(
+        StaleResultError, match=r"other settings or data: settings.learning_rate was .* and is 0\.01\. Give"
+    ):
         fitted(halves, tmp_path / "run", replace(CONFIG, learning_rate=0.01))
 
 

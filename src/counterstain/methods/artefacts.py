@@ -21,7 +21,7 @@ from counterstain.errors import ExistingOutputError, InputError, MissingFileErro
 from counterstain.files import atomic, atomic_folder, read_json, settings_hash, whole_hash, write_json
 from counterstain.methods.base import DenseMethod, InputSpec, Method
 from counterstain.models.backbones import Backbone, load_backbone_weights
-from counterstain.settings import to_tree, write_toml
+from counterstain.settings import differing, read_toml, to_tree, write_toml
 
 if TYPE_CHECKING:
     from counterstain.data import PatchDataset
@@ -135,7 +135,8 @@ def open_run(run: Path, digest: str, tree: dict[str, Any]) -> bool:
     note = run / "run.json"
     if note.exists() and read_json(note)["digest"] != digest:
         raise StaleResultError(
-            f"{run} holds a run of other settings or data. Give another folder, or remove that one to train afresh."
+            f"{run} holds a run of other settings or data{_differing(run / 'config.toml', tree)}. Give another folder, or "
+            "remove that one to train afresh."
         )
     left = [name for name in _TRAINED if (run / name).exists()]
     if left and not note.exists():
@@ -146,6 +147,15 @@ def open_run(run: Path, digest: str, tree: dict[str, Any]) -> bool:
     write_toml(run / "config.toml", tree)
     write_json(note, {"digest": digest, "counterstain": __version__})
     return (run / "model.json").exists()
+
+
+def _differing(config: Path, tree: dict[str, Any]) -> str:
+    """What a run was made from otherwise than a tree says, in words behind a colon; nothing where its file doesn't tell."""
+    if not config.exists():
+        return ""
+    silent = ("data.digest ", "training.num_workers ")  # the one says nothing to people, the other changes no result
+    found = [one for one in differing(read_toml(config), tree) if not one.startswith(silent)]
+    return f": {'; '.join(found)}" if found else ""
 
 
 def save_model(run: Path, network: nn.Module, description: dict[str, Any]) -> None:
