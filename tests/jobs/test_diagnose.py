@@ -14,6 +14,7 @@ import pytest
 import tifffile
 import torch
 
+from counterstain import log
 from counterstain.data.cohorts import CohortSlide, Dropped
 from counterstain.data.encoded_files import read_encoded, read_header
 from counterstain.errors import ExistingOutputError, InputError, MissingFileError, StaleResultError
@@ -185,6 +186,15 @@ def test_a_damaged_slide_fails_alone(job: DiagnoseJob, tmp_path: Path) -> None:
     assert rows["line 7: d.tiff"]["reason"] == "the file is not there"
     assert rows["damaged"]["probability"] == "", "what is not known is left empty"
     assert (job.out / "damaged" / "error.txt").exists()
+
+
+def test_how_far_a_batch_has_come_is_said_now_and_then(
+    job: DiagnoseJob, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_LINE_EVERY_S", 0.0)
+    slides = [CohortSlide(name, tmp_path / name) for name in ("gone.tiff", "neither.tiff")]
+    diagnose_all(slides, job)
+    assert "Diagnosed neither.tiff: 2/2 slides" in capsys.readouterr().err
 
 
 def test_the_table_keeps_slides_that_were_done_before(job: DiagnoseJob, tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import zarr
 
+from counterstain import log
 from counterstain.data import Cohort, CohortSlide
 from counterstain.data.cell_files import read_cells
 from counterstain.data.encoded_files import read_encoded
 from counterstain.errors import InputError, MissingFileError, UnknownNameError
-from counterstain.jobs.encode import EncodeJob, encode_cohort, open_encoder
+from counterstain.jobs.encode import EncodeJob, encode_cohort, open_encoder, try_slides
 from counterstain.testing.encoding import CELLS, CPU, MeanEncoder, damage, write_tissue
 
 
@@ -40,6 +41,29 @@ def test_a_damaged_slide_fails_alone(tmp_path: Path, slides: Path) -> None:
     for slide_id, header in outcomes.done.items():
         encoded = read_encoded(tmp_path / "out" / slide_id, "mean")
         assert len(encoded.features_NC) == header.num_cells
+
+
+def test_how_far_a_batch_has_come_is_said_now_and_then(
+    tmp_path: Path, slides: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_LINE_EVERY_S", 0.0)
+    encode_cohort(Cohort.from_folder(slides).slides, job_for(tmp_path / "out"))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Encoded ")]
+    assert [line.split(",")[0] for line in said] == [
+        f"Encoded {name}: {number}/4 slides"
+        for number, name in enumerate(("a.tiff", "b.tiff", "c.tiff", "deeper/a.tiff"), 1)
+    ]
+
+
+def test_slides_that_can_t_be_encoded_are_found_by_opening_them(tmp_path: Path, slides: Path) -> None:
+    entries = Cohort.from_folder(slides).slides
+    found = try_slides(entries, tmp_path / "out")
+    assert [(one.slide_id, one.kind) for one in found] == [
+        ("b.tiff", "DamagedSlideError"),
+        ("c.tiff", "MissingResolutionError"),
+    ]
+    assert [one.slide_id for one in try_slides(entries, tmp_path / "out", assume_mpp=1.0)] == ["b.tiff"]
+    assert not (tmp_path / "out" / "c.tiff" / "error.txt").exists()
 
 
 def test_what_failed_is_mended_by_a_second_call_and_the_rest_is_kept(tmp_path: Path, slides: Path) -> None:

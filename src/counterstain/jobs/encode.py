@@ -13,16 +13,19 @@ Does not know: command lines, labels.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from counterstain import log
 from counterstain.data.cohorts import CohortSlide
 from counterstain.data.dense_features import write_dense
 from counterstain.data.encoded_files import FeatureHeader
 from counterstain.errors import InputError
 from counterstain.files import existing
+from counterstain.geometry import Box, Size
 from counterstain.infer.cells import CellSettings
 from counterstain.infer.encode import EncodeSettings, encode_slide
-from counterstain.jobs.run import Outcomes, run_all
+from counterstain.jobs.run import Failure, Outcomes, run_all
 from counterstain.methods.scae import scae_encoder
 from counterstain.models.encoders import INPUT_PX, PatchEncoder, backbone_encoder
 from counterstain.slides import open_slide
@@ -69,13 +72,40 @@ def encode_cohort(entries: Sequence[CohortSlide], job: EncodeJob) -> Outcomes[Fe
     """
     if job.outline is not None and len(entries) != 1:
         raise InputError(f"An outline was given with {len(entries)} slides; it belongs to one. Encode that one alone.")
-    work = {entry.slide_id: _work(entry, job) for entry in entries}
+    counter = log.Counter("Encoded", len(entries), "slides", None)  # slides' own displays would hide another one
+    work = {entry.slide_id: _work(entry, job, counter) for entry in entries}
     if len(work) != len(entries):
         raise InputError("Slides of one id were given; they would share a folder. Give each an id of its own.")
     return run_all(work, job.out)
 
 
-def _work(entry: CohortSlide, job: EncodeJob) -> Callable[[], FeatureHeader]:
+def try_slides(
+    entries: Sequence[CohortSlide], out: Path, slide_mpp: float | None = None, assume_mpp: float | None = None
+) -> tuple[Failure, ...]:
+    """Opens slides and reads a pixel of each, to find before hours are spent which can't be encoded.
+
+    Args:
+        entries: The slides.
+        out: Where their folders are, which keep the reasons.
+        slide_mpp: As `EncodeJob` has it.
+        assume_mpp: Likewise.
+
+    Returns:
+        Those that can't be opened or read, or whose resolution nobody says.
+    """
+    with log.progress("Looking at slides", len(entries), "slides") as counter:
+
+        def work(entry: CohortSlide) -> None:
+            counter.advance(note=entry.slide_id)
+            mpp = slide_mpp if slide_mpp is not None else entry.mpp
+            with open_slide(entry.path, mpp, assume_mpp=assume_mpp) as slide:
+                _ = slide.mpp  # refuses what nobody says
+                slide.read_resized(Box(slide.size.width // 2, slide.size.height // 2, 1, 1), Size(1, 1))
+
+        return run_all({entry.slide_id: partial(work, entry) for entry in entries}, out).failures
+
+
+def _work(entry: CohortSlide, job: EncodeJob, counter: log.Counter) -> Callable[[], FeatureHeader]:
     def work() -> FeatureHeader:
         mpp = job.slide_mpp if job.slide_mpp is not None else entry.mpp
         folder = job.out / entry.slide_id
@@ -86,7 +116,13 @@ def _work(entry: CohortSlide, job: EncodeJob) -> Callable[[], FeatureHeader]:
             write_dense(folder, header.encoder.name)
         return header
 
-    return work
+    def counted() -> FeatureHeader:
+        try:
+            return work()
+        finally:
+            counter.advance(note=entry.slide_id)
+
+    return counted
 
 
 def open_encoder(
