@@ -120,7 +120,7 @@ def test_a_file_says_what_flags_may_overrule(
         (["--cohort", "TABLE", "--encoded", ".", "--encoder-cells", "5"], "encoded already"),
         (["--cohort", "TABLE", "--encoder-cells", "5", "--folds", "0"], "5 cells were to be drawn"),
         (["--cohort", "TABLE", "--folds", "1"], "two folds or more"),
-        (["--cohort", "TABLE", "--folds", "9"], "Take fewer folds"),
+        (["--cohort", "TABLE", "--folds", "9"], "pass --folds 4"),
         (["--cohort", "TABLE", "--mpp", "0"], "--mpp"),
         (["--cohort", "TABLE", "--positive", "carcinoma"], "carcinoma"),
     ],

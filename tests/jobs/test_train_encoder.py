@@ -56,16 +56,41 @@ def test_what_was_trained_encodes(trained: tuple[list[CohortSlide], Path]) -> No
     assert (encoder.spec.name, encoder.input_px) == ("scae", 32)
 
 
-def test_called_again_no_slide_is_drawn_from_and_nothing_trained(trained: tuple[list[CohortSlide], Path]) -> None:
+def test_called_again_no_slide_is_drawn_from_and_nothing_trained(
+    trained: tuple[list[CohortSlide], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     entries, run = trained
     files = [run / "model.safetensors", *(run / "cells").glob("*.npz")]
     before = [path.stat().st_mtime_ns for path in files]
     assert [one.slide_id for one in train_encoder(entries, run, HOW)] == ["s1"]
     assert [path.stat().st_mtime_ns for path in files] == before
+    assert capsys.readouterr().err == f"{run}: the encoder is done\n"
     with pytest.raises(StaleResultError, match="other settings or data"):
         train_encoder(entries, run, replace(HOW, num_cells=24))
     with pytest.raises(StaleResultError, match="other settings or data"):
         train_encoder(entries[:1], run, replace(HOW, num_cells=6))
+
+
+def test_other_slides_or_settings_are_named_and_refused_before_anything_is_drawn(
+    trained: tuple[list[CohortSlide], Path], tmp_path: Path
+) -> None:
+    entries, run = trained
+    before = sorted(run.rglob("*"))
+    late = CohortSlide("late", write_tissue(tmp_path / "late.tiff", 9))
+    for given, how, told in (
+        ([*entries, late], HOW, "1 slide more (late)."),
+        (entries[:1], HOW, "2 slides fewer (s1, s2)."),
+        ([replace(entries[0], mpp=2.0), *entries[1:]], HOW, "1 slide changed (s0)."),
+        (entries, replace(HOW, num_cells=24), "num_cells was 16 and is 24."),
+        (entries, replace(HOW, config=SCAEConfig(decoder="tiny", rho=95.0)), "config.rho was 90.0 and is 95.0."),
+    ):
+        with pytest.raises(StaleResultError) as caught:
+            train_encoder(given, run, how, tmp_path / "whole")
+        assert f"{run} holds an encoder of other settings or data: {told}" in str(caught.value)
+        assert str(caught.value).endswith(f"Give another run folder, or remove {tmp_path / 'whole'} to start afresh.")
+    assert sorted(run.rglob("*")) == before
+    readers = replace(HOW, training=replace(HOW.training, num_workers=1))
+    assert [one.slide_id for one in train_encoder(entries, run, readers)] == ["s1"]
 
 
 def test_where_no_slide_can_be_read_the_reasons_are_told(tmp_path: Path) -> None:

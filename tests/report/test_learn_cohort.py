@@ -108,8 +108,12 @@ def test_called_again_it_trains_nothing_and_for_other_slides_it_refuses(
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
     fewer = diagnosis_of(slides)
     fewer = replace(fewer, rows=fewer.rows[:-4])
-    with pytest.raises(StaleResultError):
+    with pytest.raises(StaleResultError, match=r"run holds .* 5 slides fewer \(slide_20, .*, gone\).* remove .*run to"):
         learn_cohort(fewer, job_of(slides, run))
+    rows = diagnosis_of(slides, extra=["gone"]).rows
+    other = replace(fewer, rows=(replace(rows[0], patient_id="P new"), *rows[1:]))
+    with pytest.raises(StaleResultError, match=r"1 slide changed \(slide_00\)"):
+        learn_cohort(other, job_of(slides, run))
 
 
 def splits_of(slides: SlideSet) -> dict[str, str]:
@@ -159,17 +163,71 @@ def test_of_several_learners_folds_choose_and_the_final_model_is_the_one_most_of
 
 
 def test_too_few_patients_are_found_before_anything_is_encoded(slides: SlideSet, tmp_path: Path) -> None:
-    with pytest.raises(SplitError, match="Take fewer folds"):
+    with pytest.raises(
+        SplitError,
+        match=r"7 folds need 7 patients .* 6 normal ones and 6 tumour ones can be used. To go on, pass --folds 6 or add",
+    ):
         learn_cohort(diagnosis_of(slides), job_of(slides, tmp_path / "run", folds=FoldSettings(7)))
     splits = {name: "test" if name.split("_")[1] in "345" else "train" for name in splits_of(slides)}
-    with pytest.raises(SplitError, match="validate on need 2 patients"):
+    with pytest.raises(SplitError, match=r"2 folds need 4 patients .* 3 normal ones .* pass --folds 3 or add"):
         learn_cohort(diagnosis_of(slides, splits), job_of(slides, tmp_path / "run"))
+    splits = {name: "train" if name.split("_")[1] == "0" else "test" for name in splits_of(slides)}
+    with pytest.raises(SplitError, match="validate on need 2 patients"):
+        learn_cohort(diagnosis_of(slides, splits), job_of(slides, tmp_path / "run", folds=None))
     assert not (tmp_path / "run").exists()
+
+
+def test_too_few_usable_patients_are_refused_with_the_reasons_and_what_helps(slides: SlideSet, tmp_path: Path) -> None:
+    moved = tmp_path / "encoded"
+    moved.mkdir()
+    lost = {"patient_0_1", "patient_1_1", "patient_2_1"}
+    for slide in slides.slides:
+        if slide.patient_id not in lost:
+            (moved / slide.slide_id).symlink_to(slide.folder)
+    job = job_of(slides, tmp_path / "run", encoder=EncoderChoice(name="planted", encoded=moved))
+    with pytest.raises(SplitError) as caught:
+        learn_cohort(diagnosis_of(slides), job)
+    message = str(caught.value)
+    assert "2 folds need 4 patients with slides of each class; 6 of 6 normal ones and 3 of 6 tumour ones" in message
+    assert "To go on, pass --folds 3 or add patients or mend these slides:" in message
+    assert [line.split(":")[0].strip() for line in message.splitlines()[1:]] == [
+        slide.slide_id for slide in slides.slides if slide.patient_id in lost
+    ]
+    assert not job.run.exists()
+
+
+def test_a_class_that_is_lost_where_the_table_validates_is_refused_before_anything_is_learned(
+    slides: SlideSet, tmp_path: Path
+) -> None:
+    moved = tmp_path / "encoded"
+    moved.mkdir()
+    for slide in slides.slides:
+        if slide.patient_id != "patient_3_1":  # of tumour slides the only one to validate on
+            (moved / slide.slide_id).symlink_to(slide.folder)
+    job = job_of(slides, tmp_path / "run", encoder=EncoderChoice(name="planted", encoded=moved), folds=None)
+    with pytest.raises(InputError, match=r"No tumour slide to choose and calibrate on can be used(.|\n)*slide_13: "):
+        learn_cohort(diagnosis_of(slides, splits_of(slides)), job)
+    assert not job.run.exists()
+
+
+def test_how_many_slides_are_set_aside_and_how_many_can_t_be_used_is_said(
+    slides: SlideSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_of(slides, tmp_path / "run", folds=None)
+    learn_cohort(diagnosis_of(slides, extra=["gone"]), job)
+    said = capsys.readouterr().err
+    assert (
+        "Of 25 slides the final model learns from 12 (6 normal, 6 tumour), and 12 (6 normal, 6 tumour) are set" in said
+    )
+    assert "aside to choose and calibrate; 1 can't be used\n" in said
+    assert "24 of 25 slides can be used; not these:\n  gone: " in said
 
 
 def test_a_class_of_which_nothing_is_encoded_ends_it_with_the_reasons(slides: SlideSet, tmp_path: Path) -> None:
     encoder = EncoderChoice(name="planted", encoded=tmp_path)
-    with pytest.raises(InputError, match=r"No normal slide could be encoded(.|\n)*slide_00: .*no features"):
+    with pytest.raises(
+        InputError, match=r"0 of 6 normal ones and 0 of 6 tumour ones can(.|\n)*slide_00: .*no features"
+    ):
         learn_cohort(diagnosis_of(slides), job_of(slides, tmp_path / "run", encoder=encoder))
     encoder = EncoderChoice(name="other", encoded=slides.slides[0].folder.parent)
     with pytest.raises(InputError, match="it has those of: planted"):
@@ -214,4 +272,4 @@ def test_a_pale_slide_stays_where_it_trains_no_encoder_and_every_other_failure_l
     damaged = Failure("damaged", "DamagedSlideError", "it can't be decoded", is_defect=False)
     ours = Failure("ours", "ZeroDivisionError", "division by zero", is_defect=True)
     assert that_leave((pale, damaged, ours)) == (damaged, ours)
-    assert "pale trains no encoder: it has no cell that is darker" in capsys.readouterr().err
+    assert "learned from all the same: pale\n" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 from counterstain.cli.predict_slides import encoder_of
 from counterstain.data.cohorts import CohortSlide
 from counterstain.data.diagnosis import Diagnosis, DiagnosisSlide
-from counterstain.errors import InputError, MissingFileError, StaleResultError
+from counterstain.errors import InputError, MissingFileError, SplitError, StaleResultError
 from counterstain.files import read_json
 from counterstain.jobs.train_encoder import EncoderTraining
 from counterstain.methods import load_slide_method
@@ -87,6 +87,20 @@ def test_a_damaged_slide_is_listed_and_test_slides_are_not_touched(learned: tupl
     assert len(done.slides.slides) == 8
     assert not list(run.rglob("s09*"))
     assert not list(run.rglob("s10*"))
+
+
+def test_slides_that_can_t_be_read_are_found_and_counted_before_an_encoder_is_trained(tmp_path: Path) -> None:
+    rows = []
+    for number in range(6):
+        path = write_tissue(tmp_path / f"s{number}.tiff", number)
+        if number in (1, 3):
+            path.write_text("no slide")
+        rows.append(DiagnosisSlide(CohortSlide(f"s{number}", path), number % 2, f"P{number}", None))
+    job = job_of(tmp_path / "run", EncoderChoice(training=TRAINING), folds=None)
+    few = Diagnosis(tmp_path / "cohort.csv", DIAGNOSIS, tuple(rows), (), ())
+    with pytest.raises(SplitError, match=r"3 of 3 normal ones and 1 of 3 tumour ones(.|\n)*s1: (.|\n)*s3: "):
+        learn_cohort(few, job)
+    assert not (job.run / "encoder").exists()
 
 
 @pytest.mark.slow

@@ -207,7 +207,8 @@ def _draw(slide: Slide | Path | str, path: Path, content: str, settings: DrawSet
             opened.close()
     if len(pixels) < settings.num_per_slide:
         log.say(
-            f"Slide '{path}': {len(pixels)} of {settings.num_per_slide} cells were found; the rest of it is too bright."
+            f"Slide '{path}': {len(pixels)} of {settings.num_per_slide} cells to train an encoder were found; in others a "
+            f"channel's mean is {settings.limit:g} or more, of 255."
         )
     return DrawnCells(
         np.stack(pixels),
@@ -247,8 +248,8 @@ def _chosen(
             break
     if not dark:
         raise NoTissueError(
-            f"Slide '{slide.path}' has no cell of {settings.cell_um:g} um that is darker than {settings.limit:g}. "
-            "Leave it out, or raise the limit."
+            f"Slide '{slide.path}' has no cell of {settings.cell_um:g} um that is dark enough to train an encoder: the "
+            f"mean of each channel below {settings.limit:g}, of 255."
         )
     most_bright = len(bright)
     if settings.dark_share:

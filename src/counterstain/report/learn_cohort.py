@@ -5,14 +5,16 @@
     RUN/encoder/               an encoder that was trained here, or a copy of the trained one that was given
     RUN/encoded/<slide>/       cells and embeddings
     RUN/folds/                 as `cross_validate` makes it
+    RUN/slides.json            labels, patients and splits of the slides that were given: others are refused at once
     RUN/scores.csv             every slide, scored by a model that never saw its patient
     RUN/diagnosis.json         what these scores amount to, with intervals; figures/ beside it
     RUN/model.json ...         the final model
 
-Slides that can't be read or encoded are listed with their reasons; the others go on. Test slides of the table are left to
-`evaluate`, which opens them once. An encoder that is trained here learns from the slides that networks learn from, and not
-from those that choose and calibrate; for folds it is trained anew in every fold. Where one is to be shared, or was trained
-on these slides before, the report says that it saw the tissue of all of them, without a label.
+Slides that can't be read or encoded are listed with their reasons; the others go on. All are opened before anything is
+learned, so that sides are dealt of those that can be used, and too few of them are refused early. Test slides of the table
+are left to `evaluate`, which opens them once. An encoder that is trained here learns from the slides that networks learn
+from, and not from those that choose and calibrate; for folds it is trained anew in every fold. Where one is shared, or was
+trained on these slides before, the report says that it saw the tissue of all of them, without a label.
 
 Does not know: command lines, networks, file formats.
 """
@@ -27,15 +29,16 @@ from counterstain import log
 from counterstain.data.diagnosis import Diagnosis, DiagnosisSlide
 from counterstain.data.encoded import SlideSet
 from counterstain.data.encoded_files import read_header
-from counterstain.data.folds import inner_split, patient_folds
+from counterstain.data.folds import PatientSlide, inner_split, most_folds, patients_by_label, patients_needed
+from counterstain.data.leaks import USUAL_FOLDS
 from counterstain.data.slide_sets import labelled_slides, open_slide_set
-from counterstain.errors import CounterstainError, InputError, NoTissueError, StaleResultError, listed
+from counterstain.errors import CounterstainError, InputError, NoTissueError, SplitError, StaleResultError, listed
 from counterstain.files import atomic, read_json, write_json
 from counterstain.infer.cells import CellSettings
 from counterstain.infer.encode import EncodeSettings
-from counterstain.jobs.encode import EncodeJob, encode_cohort, open_encoder
+from counterstain.jobs.encode import EncodeJob, encode_cohort, open_encoder, try_slides
 from counterstain.jobs.run import Failure
-from counterstain.jobs.train_encoder import EncoderTraining, train_encoder
+from counterstain.jobs.train_encoder import EncoderTraining, slides_differ, train_encoder
 from counterstain.methods import find_slide_method, model_digest
 from counterstain.methods.scae import scae_encoder
 from counterstain.models.encoders import PatchEncoder
@@ -46,6 +49,7 @@ from counterstain.report.diagnosis_figures import draw_diagnosis
 TRAINED_HERE = "scae"
 """The encoder that is trained on the cohort's own slides."""
 
+_NOTE = "slides.json"
 _RUN_FILES = ("config.toml", "run.json", "model.safetensors", "model.json")  # the last is what makes a run whole
 
 
@@ -145,35 +149,112 @@ def learn_cohort(diagnosis: Diagnosis, job: CohortJob) -> CohortRun:
 
     Raises:
         InputError: When no slide of a class can be encoded.
-        SplitError: When a class has too few patients.
+        SplitError: When a class has too few patients whose slides can be used.
         StaleResultError: When the run folder holds a run of other slides or settings.
     """
     rows = [row for row in diagnosis.rows if row.split in (None, "train", "val")]
     if not rows:
         raise InputError(f"'{diagnosis.source}' has test slides alone. Give some the split train, or leave splits out.")
-    _refuse_few(rows, job.folds)
-    aside = _set_aside(rows, job)
-    learning = [row for row in rows if row.split != "val" and (job.encoder.is_shared or row.slide_id not in aside)]
-    failures: dict[str, Failure] = {}
-    everything = _encoded(diagnosis, rows, learning, job, job.run, failures)
-    _refuse_one_class(everything, aside, failures)
+    _refuse_few(diagnosis, rows, job, {})
+    _refuse_other_slides(diagnosis, rows, job.run)
+    encoder = _given_encoder(job, len(_learning(rows, _set_aside(rows, job), job)))
+    failures = {one.slide_id: one for one in _unusable(rows, job)}
+    _refuse_few(diagnosis, rows, job, failures)
+    usable = [row for row in rows if row.slide_id not in failures]
+    aside = _set_aside(usable, job)
+    _refuse_one_class(diagnosis, usable, aside, failures)
+    _say_sides(diagnosis, usable, aside, failures)
+    everything = _encoded(diagnosis, usable, _learning(usable, aside, job), job, job.run, failures, encoder)
+    _refuse_few(diagnosis, rows, job, failures)
+    _refuse_one_class(diagnosis, everything.slides, aside, failures)
+    write_json(job.run / _NOTE, {"slides": _told(rows)})
+    if failures:
+        problem = f"{len(everything.slides)} of {len(rows)} slides can be used; not these:"
+        log.say(listed(problem, _reasons(failures)))
     notes = [*diagnosis.notes, *_encoder_notes(rows, job.encoder)]
     estimate = None if job.folds is None else _estimate(diagnosis, everything, job, failures, notes)
     _final(everything, aside, job)
     return CohortRun(job.run, everything, tuple(failures.values()), estimate, tuple(notes))
 
 
-def _refuse_few(rows: Sequence[DiagnosisSlide], settings: FoldSettings | None) -> None:
-    """Refuses before anything is encoded what folds could not be dealt out of.
+def _unusable(rows: Sequence[DiagnosisSlide], job: CohortJob) -> tuple[Failure, ...]:
+    """Slides of which it is told without learning anything that they can't be used."""
+    if job.encoder.encoded is not None:
+        return not_encoded(rows, job.encoder.encoded, job.encoder.name)
+    return try_slides([row.entry for row in rows], job.run / "encoded", job.slide_mpp, job.assume_mpp)
+
+
+def _refuse_few(
+    diagnosis: Diagnosis, rows: Sequence[DiagnosisSlide], job: CohortJob, failures: Mapping[str, Failure]
+) -> None:
+    """Refuses as soon as it is known what folds, or the sides of the final model, could not be dealt out of.
 
     Raises:
-        SplitError: When a class has too few patients.
+        SplitError: When a class has too few patients whose slides can be used.
     """
-    if settings is None:
-        return
+    folds = 0 if job.folds is None else job.folds.folds
     candidates = [row for row in rows if row.split != "val"]
-    for fold in patient_folds(candidates, settings.folds, settings.seed, settings.repeats):
-        inner_split([row for row in candidates if row.slide_id in fold.train], settings.val, settings.seed)
+    if not folds and len(candidates) < len(rows):
+        return
+    usable = [row for row in candidates if row.slide_id not in failures]
+    found, needed = patients_by_label(usable), patients_needed(folds)
+    if min(found) >= needed:
+        return
+    counted = zip(found, patients_by_label(candidates), diagnosis.classes.names, strict=True)
+    counts = " and ".join(
+        f"{number} of {all_of} {name} ones" if failures else f"{number} {name} ones" for number, all_of, name in counted
+    )
+    what = f"{folds} folds need" if folds else "A part to learn from and one to validate on need"
+    most = most_folds(usable, max(folds, USUAL_FOLDS))
+    remedies = ["add patients", *(["mend these slides"] if failures else [])]
+    if folds and min(found) >= patients_needed(0):
+        remedies = [f"pass --folds {most}" if most else "pass --folds 0 for a model without an estimate", *remedies]
+    problem = (
+        f"{what} {needed} patients with slides of each class; {counts} can be used. To go on, {' or '.join(remedies)}"
+    )
+    raise SplitError(listed(f"{problem}:", _reasons(failures)) if failures else f"{problem}.")
+
+
+def _told(rows: Sequence[DiagnosisSlide]) -> dict[str, list[Any]]:
+    return {row.slide_id: [row.label, row.patient_id, row.split] for row in rows}
+
+
+def _refuse_other_slides(diagnosis: Diagnosis, rows: Sequence[DiagnosisSlide], run: Path) -> None:
+    """Refuses a run folder of other slides before anything is done with them.
+
+    Raises:
+        StaleResultError: With the slides that differ.
+    """
+    if not (run / _NOTE).exists():
+        return
+    found = slides_differ(read_json(run / _NOTE)["slides"], _told(rows))
+    if found:
+        raise StaleResultError(
+            f"{run} holds a run of other slides, labels, patients or splits than '{diagnosis.source}' has: "
+            f"{'; '.join(found)}. Give another run folder, or remove {run} to start afresh."
+        )
+
+
+def _learning(rows: Sequence[DiagnosisSlide], aside: frozenset[str], job: CohortJob) -> list[DiagnosisSlide]:
+    """The slides that an encoder learns from."""
+    return [row for row in rows if row.split != "val" and (job.encoder.is_shared or row.slide_id not in aside)]
+
+
+def _say_sides(
+    diagnosis: Diagnosis, usable: Sequence[DiagnosisSlide], aside: frozenset[str], failures: Mapping[str, Failure]
+) -> None:
+    """Says of how many slides the final model learns, and how many are set aside."""
+
+    def counted(is_aside: bool) -> str:
+        labels = [row.label for row in usable if (row.slide_id in aside) is is_aside]
+        counts = ", ".join(f"{labels.count(index)} {name}" for index, name in enumerate(diagnosis.classes.names))
+        return f"{len(labels)} ({counts})"
+
+    lost = f"; {len(failures)} can't be used" if failures else ""
+    log.say(
+        f"Of {len(usable) + len(failures)} slides the final model learns from {counted(False)}, and {counted(True)} are "
+        f"set aside to choose and calibrate{lost}"
+    )
 
 
 def _set_aside(rows: Sequence[DiagnosisSlide], job: CohortJob) -> frozenset[str]:
@@ -182,13 +263,15 @@ def _set_aside(rows: Sequence[DiagnosisSlide], job: CohortJob) -> frozenset[str]
     return named or frozenset(inner_split(rows, job.val, job.learners[0].training.seed)[1])
 
 
-def _refuse_one_class(slides: SlideSet, aside: frozenset[str], failures: Mapping[str, Failure]) -> None:
+def _refuse_one_class(
+    diagnosis: Diagnosis, slides: Sequence[PatientSlide], aside: frozenset[str], failures: Mapping[str, Failure]
+) -> None:
     """Refuses before hours are spent what the final model could not learn from."""
     for name, is_aside in (("to learn from", False), ("to choose and calibrate on", True)):
-        found = {slide.label for slide in slides.slides if (slide.slide_id in aside) is is_aside}
-        for label, word in enumerate(slides.classes.names):
+        found = {slide.label for slide in slides if (slide.slide_id in aside) is is_aside}
+        for label, word in enumerate(diagnosis.classes.names):
             if label not in found:
-                problem = f"No {word} slide {name} could be encoded. Mend these slides, or take them out of the table:"
+                problem = f"No {word} slide {name} can be used. Mend these slides, or take them out of the table:"
                 raise InputError(listed(problem, _reasons(failures)))
 
 
@@ -219,14 +302,13 @@ def _encoded(
     job: CohortJob,
     folder: Path,
     failures: dict[str, Failure],
+    encoder: PatchEncoder | None = None,
 ) -> SlideSet:
     """The slides as an encoder sees them that learned, if it learns here, from some of them alone."""
     choice, out = job.encoder, job.encoder.encoded or folder / "encoded"
     name = choice.name
-    if choice.encoded is not None:
-        failures |= {one.slide_id: one for one in not_encoded(rows, choice.encoded, name)}
-    else:
-        encoder = _encoder(learning, job, folder / "encoder", failures)
+    if choice.encoded is None:
+        encoder = encoder or _trained_encoder(learning, job, folder / "encoder", failures)
         encode = EncodeJob(
             out=out,
             encoder=encoder,
@@ -263,20 +345,30 @@ def not_encoded(rows: Sequence[DiagnosisSlide], encoded: Path, encoder_name: str
     return tuple(failures)
 
 
-def _encoder(
-    learning: Sequence[DiagnosisSlide], job: CohortJob, folder: Path, failures: dict[str, Failure]
-) -> PatchEncoder:
-    choice = job.encoder
+def _given_encoder(job: CohortJob, num_learning: int) -> PatchEncoder | None:
+    """The encoder that was given, opened before slides are; None where one is to be trained or slides are encoded.
+
+    Raises:
+        InputError: When it is none, or one is to be trained on fewer cells than slides.
+    """
+    choice, folder = job.encoder, job.run / "encoder"
     if choice.trained_run is not None:
         scae_encoder(choice.trained_run)  # refuses what is none before it is copied
         _copy_run(choice.trained_run, folder)
         return scae_encoder(folder)
-    if not choice.is_trained_here:
-        return open_encoder(choice.name, choice.weights, untrained=choice.is_untrained)
-    log.say(f"Training an S-CAE on cells of {len(learning)} slides")
-    readable = [row.entry for row in learning if row.slide_id not in failures]
-    training = replace(choice.training, slide_mpp=job.slide_mpp, assume_mpp=job.assume_mpp)
-    failures |= {one.slide_id: one for one in that_leave(train_encoder(readable, folder, training))}
+    if choice.is_trained_here:
+        choice.training.drawing(num_learning)  # refuses too few cells
+    if choice.is_trained_here or choice.encoded is not None:
+        return None
+    return open_encoder(choice.name, choice.weights, untrained=choice.is_untrained)
+
+
+def _trained_encoder(
+    learning: Sequence[DiagnosisSlide], job: CohortJob, folder: Path, failures: dict[str, Failure]
+) -> PatchEncoder:
+    training = replace(job.encoder.training, slide_mpp=job.slide_mpp, assume_mpp=job.assume_mpp)
+    failed = train_encoder([row.entry for row in learning], folder, training, job.run)
+    failures |= {one.slide_id: one for one in that_leave(failed)}
     return scae_encoder(folder)
 
 
@@ -286,10 +378,10 @@ def that_leave(failures: Sequence[Failure]) -> tuple[Failure, ...]:
     A slide without a cell that is dark enough to learn from can be diagnosed all the same; of it is said that it trains no
     encoder. Whatever else went wrong, a defect of ours included, is a failure of the slide.
     """
-    for one in failures:
-        if one.kind == NoTissueError.__name__:
-            log.say(f"{one.slide_id} trains no encoder: {one.reason}")
-    return tuple(one for one in failures if one.kind != NoTissueError.__name__)
+    pale = [one.slide_id for one in failures if one.kind == NoTissueError.__name__]
+    if pale:
+        log.say(f"Too pale to train the encoder, and learned from all the same: {', '.join(pale)}")
+    return tuple(one for one in failures if one.slide_id not in pale)
 
 
 def _copy_run(source: Path, folder: Path) -> None:
