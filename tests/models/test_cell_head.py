@@ -27,13 +27,18 @@ def test_the_cell_head_adds_what_it_says_of_the_most_positive_cell() -> None:
         assert torch.equal(torch.isnan(twin.evidence(batch)), torch.isnan(one.evidence(batch)))
 
 
-def test_the_cell_head_is_trained_on_its_own_answer_as_well() -> None:
+def test_the_cell_head_is_trained_on_its_own_answer_alone() -> None:
     one, batch = network(), random_slide(7, 9, 128)
     labels_B = torch.tensor([1])
     logits_B2, added = one.learn(batch, labels_B)
     assert torch.allclose(logits_B2, one(batch), atol=1e-6)
     alone = torch.nn.functional.cross_entropy(one.cell_head(batch), labels_B)
     assert torch.allclose(added, alone)
+    torch.nn.functional.cross_entropy(logits_B2, labels_B).backward()
+    assert one.cell_head.head.weight.grad is None
+    assert one.head.logits.weight.grad.any()
+    added.backward()
+    assert one.cell_head.head.weight.grad.any()
 
 
 def test_its_evidence_is_each_cell_s_own_log_odds() -> None:

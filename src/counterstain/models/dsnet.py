@@ -72,8 +72,8 @@ class DSNetArchitecture:
         evidence_kind: "grad_cam" as in the paper, on coarse cells; "integrated" is what each cell adds to the difference of
             the logits, see `integrated_evidence`, for sixteen passes a slide; "cells" is what the cell head says of each.
         cell_head: Whether a linear classifier of single cells stands beside the network, as wide as it is shallow: what it
-            says of the most positive cell is added to the logits, and it is trained on that alone as well. Ours: with few
-            slides a deep network learns no cell by heart that a linear one would find. The paper has none.
+            says of the most positive cell is added to the logits. It learns from that alone, and the network what it leaves
+            over. Ours: with few slides a deep network does not find the cells that a linear one does. The paper has none.
 
     Raises:
         InputError: When a number can't be used; `UnknownNameError` for names.
@@ -172,7 +172,8 @@ class DSNet(SlideNetwork):
         if self.cell_head is None:
             return super().learn(batch, labels_B)
         cells_B2 = self.cell_head(batch)
-        return self._deep(batch) + cells_B2, F.cross_entropy(cells_B2, labels_B)
+        # detached: what the network makes of slides it knows by heart would spoil the head
+        return self._deep(batch) + cells_B2.detach(), F.cross_entropy(cells_B2, labels_B)
 
     @torch.no_grad()
     def local_shares(self, batch: SlideBatch) -> Tensor | None:
