@@ -19,7 +19,17 @@ from counterstain.errors import InputError, MissingFileError, StaleResultError, 
 from counterstain.files import read_json
 from counterstain.methods import model_digest
 from counterstain.methods.rho import HIGH, LOW, haematoxylin, is_nuclear, recall, rho_for, search_rho
-from counterstain.methods.scae import PRESETS, TRAINING, SCAEConfig, images_of, load_scae, scae_encoder, train_scae
+from counterstain.methods.scae import (
+    PRESETS,
+    TRAINING,
+    SCAEConfig,
+    active_share,
+    images_of,
+    is_far_from_rho,
+    load_scae,
+    scae_encoder,
+    train_scae,
+)
 from counterstain.models.encoders import PatchEncoder
 from counterstain.training import TrainSettings
 from counterstain.training.fit import read_losses
@@ -86,6 +96,34 @@ def test_a_run_folder_holds_what_repeats_and_shows_it(run: Path, cells: DrawnCel
     assert len(read_losses(run / "losses.csv")) == 2 * 6
     with Image.open(run / "figures" / "reconstruction.png") as picture:
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+
+
+def test_an_encoder_that_learned_too_little_to_keep_to_rho_is_told_of(
+    cells: DrawnCells, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = train_scae(cells, tmp_path, CONFIG, SETTINGS)  # twelve steps
+    said = capsys.readouterr().err
+    assert active_share(network, cells.pixels_NPP3) == 0
+    assert "may have learned too little: 0.0 % of an ordinary cell's places are active, rho 90 asks for 10 %" in said
+    assert "reconstruction.png" in said
+
+
+def test_the_active_share_is_that_of_the_middling_cell(run: Path, cells: DrawnCells) -> None:
+    network = load_scae(run)
+    with torch.inference_mode():
+        scores = network.encoder.scores(images_of(torch.from_numpy(cells.pixels_NPP3))).flatten(1)
+    tau = float(torch.quantile(scores, 0.9))
+    network.encoder.tau.fill_(tau)
+    by_cell = sorted(float((of_cell > tau).float().mean()) for of_cell in scores)
+    share = active_share(network, cells.pixels_NPP3)
+    assert share is not None
+    assert share == pytest.approx(by_cell[23])  # torch's median of an even number is the lower one
+    assert not is_far_from_rho(share, 90.0)
+
+
+@pytest.mark.parametrize(("share", "is_far"), [(0.03, True), (0.04, False), (0.1, False), (0.29, False), (0.31, True)])
+def test_far_from_rho_is_a_factor_of_three(share: float, is_far: bool) -> None:
+    assert is_far_from_rho(share, 90.0) == is_far
 
 
 def test_training_lowers_the_reconstruction_loss(run: Path) -> None:

@@ -45,6 +45,9 @@ NAME = "scae"
 _BATCH = 32  # pictures at a time where nothing is learned
 _PILOT_RHO = 90.0  # halfway between the smallest and the largest that are sought
 _SHOWN = 6  # cells in the picture of reconstructions
+_LOOKED_AT = 96  # cells of which active places are counted
+# Ours: encoders that found nuclei had as many active places as rho asks for, one that learned from 200 cells a tenth of it.
+_FAR = 3.0
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,14 @@ def train_scae(
         return load_scae(run)
     rho = _searched(cells, run, config, settings) if config.rho == "search" else config.rho
     network = _learn(cells, run, config, rho, settings)
-    draw_reconstruction(network, cells.pixels_NPP3[:: -(-len(cells) // _SHOWN)], run / "figures" / "reconstruction.png")
+    picture = run / "figures" / "reconstruction.png"
+    draw_reconstruction(network, _some(cells, _SHOWN), picture)
+    share = active_share(network, _some(cells, _LOOKED_AT))
+    if share is not None and is_far_from_rho(share, rho):
+        log.say(
+            f"{run} may have learned too little: {100 * share:.1f} % of an ordinary cell's places are active, rho {rho:g} "
+            f"asks for {100 - rho:g} %. Look at {picture}, and give it more cells or epochs."
+        )
     provenance = {
         "data": {**data, "names": list(cells.names), "draw": to_tree(cells.settings)},
         "training": to_tree(settings),
@@ -182,6 +192,32 @@ def train_scae(
     description = {"method": NAME, "config": to_tree(config), "rho": rho, "input_px": side, "provenance": provenance}
     save_model(run, network, description)
     return network
+
+
+def _some(cells: DrawnCells, num: int) -> npt.NDArray[np.uint8]:
+    """Cells of all slides, at most `num`: (N, P, P, 3) uint8 RGB."""
+    return cells.pixels_NPP3[:: -(-len(cells) // num)]
+
+
+@torch.inference_mode()
+def active_share(network: SCAE, pixels_NPP3: npt.NDArray[np.uint8]) -> float | None:
+    """The part of a cell's places that the mask leaves active, 0 to 1: the median over cells; None where there is no mask.
+
+    Args:
+        network: Trained.
+        pixels_NPP3: (N, P, P, 3) uint8 RGB.
+    """
+    if network.settings.encoding == "mixed":
+        return None
+    with on_device(network) as device:
+        masks = [network.encoder.mask(images_of(batch_BPP3.to(device))) for batch_BPP3 in _batches(pixels_NPP3)]
+    return float(torch.cat(masks).float().flatten(1).mean(1).median())
+
+
+def is_far_from_rho(share: float, rho: float) -> bool:
+    """Whether a part of active places is less than a third or more than three times what rho asks for."""
+    wanted = 1 - rho / 100
+    return not wanted / _FAR <= share <= wanted * _FAR
 
 
 def load_scae(run: Path | str) -> SCAE:
@@ -249,7 +285,7 @@ def scae_encoder(run: Path | str, encoding: Encoding | None = None) -> SCAEPatch
 
 @torch.inference_mode()
 def draw_reconstruction(network: SCAE, pixels_NPP3: npt.NDArray[np.uint8], path: Path) -> None:
-    """Draws cells, their masks, what each decoder makes of them, and the sum.
+    """Draws cells, their masks, what each decoder makes of them, and the sum; below it stands what good ones look like.
 
     Args:
         network: Trained.
@@ -267,6 +303,13 @@ def draw_reconstruction(network: SCAE, pixels_NPP3: npt.NDArray[np.uint8], path:
         for panel, views in zip(axes, columns.values(), strict=True):
             panel.imshow(views[row], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             panel.set_axis_off()
+    mask = (
+        f"the mask lies on nuclei (rho {network.settings.rho:g} leaves about {100 - network.settings.rho:g} % active), "
+    )
+    has_mask = network.settings.encoding != "mixed"
+    figure.supxlabel(
+        f"Well trained, {mask if has_mask else ''}the last column looks like the first, blurred", fontsize=8
+    )
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
