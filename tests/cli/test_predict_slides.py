@@ -108,6 +108,7 @@ def _described(folder: Path) -> Any:
     [
         (["--tile-px", "64"], "--tile-px was given"),
         (["--map-stride", "2", "--tta", "d4"], "--map-stride, --tta was given"),
+        (["--exports", "geojson"], "--exports was given"),
         (["--encoder", "nowhere.pth"], "nowhere.pth"),
     ],
 )

@@ -25,7 +25,7 @@ def build_app(arguments: list[str]) -> App:
         ("check", "Check a cohort of slides before training: labels, patients, leaks, what gives the class away."),
         ("prepare", "Cut patches with tumour / no tumour labels from slides on which tumour was drawn."),
         ("encode", "Turn slides into grids of embeddings and thumbnails."),
-        ("predict", "Map the tissue of slides with a trained run."),
+        ("predict", "Map the tissue of slides, or diagnose them, with a trained run."),
         ("evaluate", "Score a run on patches or whole images with pixel truth."),
         ("compare", "Train and score the variants of a study with several seeds: a table and a plot."),
         ("export", "Write a finished map for other tools."),

@@ -66,10 +66,10 @@ def predict(
     """Map the tissue of slides, or diagnose them, with a trained run.
 
     Every slide gets a folder under OUT with its map, its tissue outline and its exports. The run of a slide method gives
-    a diagnosis instead, with its probability, a heat map of the evidence and the cells with most of it. A slide that
-    can't be read, or a row of a table that can't be used, is listed with its reason and the others go on (exit code 3).
-    Interrupted and called again, finished slides and their exports are kept and the unfinished one goes on where it
-    stopped.
+    a diagnosis instead, with its probability, a heat map of the evidence and the cells with most of it; flags that only
+    maps have, exports among them, are refused then. A slide that can't be read, or a row of a table that can't be used,
+    is listed with its reason and the others go on (exit code 3). Interrupted and called again, finished slides and their
+    exports are kept and the unfinished one goes on where it stopped.
 
     Args:
         run: The folder of a trained run.
@@ -101,6 +101,10 @@ def predict(
             f"--outline was given with {len(batch.slides)} slides; it belongs to one. Predict that one alone."
         )
     if isinstance(method, SlideMethod):
+        if exports != DEFAULT_EXPORTS:
+            raise InputError(
+                f"--exports was given; {run} diagnoses slides, and all of their files are written. Leave it out."
+            )
         given = Given(run, out, diagnosis or SlideFlags(), settings, mpp, assume_mpp, outline)
         return predict_slides(method, batch, given, json=json)
     assert isinstance(method, DenseMethod), "a run is of a method that gives maps or scores"
