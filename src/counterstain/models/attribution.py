@@ -48,22 +48,24 @@ class OrdinaryCells(nn.Module):
             labels_B: int64, 0 or 1.
         """
         counted_B1HW = batch.observed_B1HW * (labels_B == 0)[:, None, None, None]
-        num_new = counted_B1HW.sum()
-        self.num_cells += num_new.long()
-        share = num_new / self.num_cells.clamp(min=1)
-        for mean, now in zip((self.embedding_C, self.colour_3), _means(batch, counted_B1HW, (0, 2, 3)), strict=True):
-            if now is not None:
-                mean += share * (now.flatten() - mean)
+        cells_NC = _gathered(batch.features_BCHW, counted_B1HW)
+        if not len(cells_NC):
+            return
+        self.num_cells += len(cells_NC)
+        share = len(cells_NC) / self.num_cells
+        self.embedding_C += share * (cells_NC.mean(0) - self.embedding_C)
+        if batch.thumbnails_B3HW is not None:
+            self.colour_3 += share * (_gathered(batch.thumbnails_B3HW, _pixels(counted_B1HW)).mean(0) - self.colour_3)
 
     def instead_of(self, batch: SlideBatch) -> SlideBatch:
         """The slides with every observed cell ordinary; as the slide's own mean where no training slide was seen."""
-        own_B11, own_colours_B11 = _means(batch, batch.observed_B1HW, (2, 3))
+        own_BC11, own_colours_B311 = _own_means(batch)
         has_seen = self.num_cells > 0
-        embedding = torch.where(has_seen, self.embedding_C[:, None, None], own_B11)
+        embedding = torch.where(has_seen, self.embedding_C[:, None, None], own_BC11)
         features_BCHW = torch.where(batch.observed_B1HW > 0, embedding, batch.features_BCHW)
         thumbnails_B3HW = batch.thumbnails_B3HW
-        if thumbnails_B3HW is not None and own_colours_B11 is not None:
-            colour = torch.where(has_seen, self.colour_3[:, None, None], own_colours_B11)
+        if thumbnails_B3HW is not None and own_colours_B311 is not None:
+            colour = torch.where(has_seen, self.colour_3[:, None, None], own_colours_B311)
             thumbnails_B3HW = torch.where(_pixels(batch.observed_B1HW) > 0, colour, thumbnails_B3HW)
         return SlideBatch(features_BCHW, batch.observed_B1HW, batch.extent_B1HW, thumbnails_B3HW)
 
@@ -156,13 +158,22 @@ def _turned(batch: SlideBatch, quarters: int, is_mirrored: bool) -> SlideBatch:
     )
 
 
-def _means(batch: SlideBatch, counted_B1HW: Tensor, over: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-    """Mean embedding and colour over counted cells, 0 where there are none; no colour without thumbnails."""
-    num_counted = counted_B1HW.sum(over, keepdim=True).clamp(min=1)
-    embedding = batch.features_BCHW.masked_fill(counted_B1HW == 0, 0.0).sum(over, keepdim=True) / num_counted
+def _gathered(x_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
+    """(N, C): what stands where the mask is 1."""
+    return x_BCHW.movedim(1, -1)[mask_B1HW[:, 0] > 0]
+
+
+def _own_means(batch: SlideBatch) -> tuple[Tensor, Tensor | None]:
+    """(B, C, 1, 1) mean embedding and (B, 3, 1, 1) colour over each slide's observed cells, 0 where there are none.
+
+    There is no colour without thumbnails.
+    """
+    observed_B1HW = batch.observed_B1HW
+    num_B111 = observed_B1HW.sum((2, 3), keepdim=True).clamp(min=1)
+    embedding = batch.features_BCHW.masked_fill(observed_B1HW == 0, 0.0).sum((2, 3), keepdim=True) / num_B111
     if batch.thumbnails_B3HW is None:
         return embedding, None
-    return embedding, (batch.thumbnails_B3HW * _pixels(counted_B1HW)).sum(over, keepdim=True) / (4 * num_counted)
+    return embedding, (batch.thumbnails_B3HW * _pixels(observed_B1HW)).sum((2, 3), keepdim=True) / (4 * num_B111)
 
 
 def _pixels(mask_B1HW: Tensor) -> Tensor:

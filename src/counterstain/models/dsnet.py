@@ -242,10 +242,10 @@ class DSNet(SlideNetwork):
             for stride in LOCAL_STRIDES:
                 support = support.after(5, stride) if stride > 1 else support
             return None, support
-        # filled, not multiplied: what was not observed may be no number at all
-        x_BCHW = batch.features_BCHW.masked_fill(batch.observed_B1HW == 0, 0.0)
         if self.projection is not None:
-            x_BCHW = self.projection(x_BCHW, support)
+            x_BCHW = self.projection(batch.features_BCHW, batch.observed_B1HW)
+        else:  # filled, not multiplied: what was not observed may be no number at all
+            x_BCHW = batch.features_BCHW.masked_fill(batch.observed_B1HW == 0, 0.0)
         for bottleneck in self.bottlenecks:
             x_BCHW, support = bottleneck(x_BCHW, support)
         return x_BCHW, support

@@ -172,12 +172,16 @@ class Projection(nn.Module):
         super().__init__()
         self.conv = SparseConv(num_features, channels)
 
-    def forward(self, x_BCHW: Tensor, support: Support) -> Tensor:
-        """(B, C, H, W), 0 off the support."""
-        # neither factors nor shifts: the projection would undo them, and shifts would leak off the mask
-        normed_BHWC = F.layer_norm(x_BCHW.movedim(1, -1), x_BCHW.shape[1:2])
-        projected: Tensor = self.conv(normed_BHWC.movedim(-1, 1) * support.observed_B1HW, support)[0]
-        return projected
+    def forward(self, x_BCHW: Tensor, observed_B1HW: Tensor) -> Tensor:
+        """(B, C, H, W), 0 where nothing was observed, whatever stood there."""
+        is_observed_BHW = observed_B1HW[:, 0] > 0
+        # of the observed cells alone, N in all: grids are mostly empty, and embeddings wide
+        cells_NC = x_BCHW.movedim(1, -1)[is_observed_BHW]
+        # neither factors nor shifts: the projection would undo them
+        projected_NC = F.linear(F.layer_norm(cells_NC, cells_NC.shape[1:]), self.conv.weight[:, :, 0, 0])
+        projected_BHWC = projected_NC.new_zeros(*is_observed_BHW.shape, projected_NC.shape[1])
+        projected_BHWC[is_observed_BHW] = projected_NC
+        return projected_BHWC.movedim(-1, 1)
 
 
 class Excitation(nn.Module):
