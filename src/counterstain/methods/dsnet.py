@@ -44,7 +44,6 @@ class DSNet(SlideMethod):
             warmup_epochs=2,
             schedule="cosine",
             select="last",
-            hide_cells=0.5,
             cell_head=True,
             evidence_kind="cells",
         ),
