@@ -37,6 +37,22 @@ def listed(problem: str, offenders: Sequence[str], shown: int = 20) -> str:
     return f"{problem}{lines}" + (f"\n  and {len(offenders) - shown} more" if len(offenders) > shown else "")
 
 
+def in_short(names: Sequence[str], shown: int = 5) -> str:
+    """Names for a line of text: "a, b and 7 more".
+
+    Args:
+        names: One at least.
+        shown: How many are written out; the rest is counted.
+    """
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def counted(number: int, what: str) -> str:
+    """A number and its noun: "1 slide", "2 slides"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 class CounterstainError(Exception):
     """Base of everything a user can cause."""
 

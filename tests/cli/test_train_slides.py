@@ -191,3 +191,19 @@ def test_check_train_and_predict_need_no_more_than_a_table(tmp_path: Path, capsy
     capsys.readouterr()
     assert run([*study, "--encoded", str(folder / "encoded")]) == WRONG_USE
     assert "Take fewer folds" in capsys.readouterr().err
+
+
+def test_rows_of_the_table_that_no_slide_comes_of_are_named_with_their_reasons(
+    given: list[str], table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = table.read_text().splitlines()[1]
+    table.write_text(table.read_text() + f"gone,P98,gone.svs,tumour\n{first}\n")
+    code, _, err = train(capsys, tmp_path / "run", *given, *QUICK[2:], "--folds", "0")
+    assert code == SOME_FAILED
+    assert "cohort.csv: 2 rows not taken:\n" in err
+    assert "  Can't be used: line 18: gone.svs: its file is not there\n" in err
+    assert f"  Named again: line 19: {first.split(',')[2]}: the same file as line 2\n" in err
+    code, out, _ = train(capsys, tmp_path / "run", *given, *QUICK[2:], "--folds", "0", "--json")
+    left_out = json.loads(out)["left_out"]
+    assert [(one["what"], one["line"], one["kind"]) for one in left_out][0] == ("gone.svs", 18, "unusable")
+    assert code == SOME_FAILED

@@ -85,7 +85,7 @@ def test_rows_that_cannot_be_used_are_dropped_with_their_reasons(slides: Path) -
     )
     cohort = read_cohort(table)
     assert len(cohort.slides) == 1
-    assert [(dropped.what.split(":")[0], dropped.reason) for dropped in cohort.dropped] == [
+    assert [(dropped.place.split(":")[0], dropped.reason) for dropped in cohort.dropped] == [
         ("line 3", "the same file as line 2"),
         ("line 4", "its file is not there"),
         ("line 5", "its resolution is no number above 0"),
@@ -145,4 +145,4 @@ def test_a_file_that_rows_contradict_each_other_about_is_a_conflict_and_a_repeat
         "the same file as line 4, and says another patient_id, label",
     ]
     assert cohort.conflicts == cohort.dropped[1:]
-    assert cohort.to_json()["conflicts"][0]["what"] == "line 5: ./a/s1.tiff"
+    assert cohort.to_json()["conflicts"][0]["line"] == 5

@@ -72,7 +72,7 @@ def test_what_is_of_neither_class_is_left_out_aloud_when_both_are_named(tmp_path
     cohort = labelled(tmp_path, "normal", "IDC", "ILC", "ILC")
     diagnosis = diagnose(cohort, DiagnosisSettings(positive=("IDC",), negative=("normal",)))
     assert [row.slide_id for row in diagnosis.rows] == ["s0.svs", "s1.svs"]
-    assert [one.what for one in diagnosis.dropped] == ["line 4: s2.svs", "line 5: s3.svs"]
+    assert [one.place for one in diagnosis.dropped] == ["line 4: s2.svs", "line 5: s3.svs"]
     assert "'ILC' is of neither class" in diagnosis.dropped[0].reason
     assert "left out: ilc (2)" in diagnosis.notes[0]
 
@@ -101,7 +101,7 @@ def test_a_cohort_of_one_class_is_refused(tmp_path: Path) -> None:
 
 def test_slides_without_a_label_are_listed_with_their_reason(tmp_path: Path) -> None:
     diagnosis = diagnose(labelled(tmp_path, "normal", "tumour", "", "NA"))
-    assert [(one.what, one.reason) for one in diagnosis.dropped] == [
+    assert [(one.place, one.reason) for one in diagnosis.dropped] == [
         ("line 4: s2.svs", "it has no label"),
         ("line 5: s3.svs", "its label is 'NA', which says none"),
     ]
@@ -123,7 +123,7 @@ def test_patients_are_never_guessed(tmp_path: Path) -> None:
 
 def test_a_slide_whose_patient_is_empty_is_left_out_and_listed(tmp_path: Path) -> None:
     diagnosis = diagnose(table(tmp_path, "a.svs,P1,normal,", "b.svs,P2,tumour,", "c.svs,,tumour,"))
-    assert [(one.what, one.reason) for one in diagnosis.dropped] == [
+    assert [(one.place, one.reason) for one in diagnosis.dropped] == [
         ("line 4: c.svs", "nobody says whose it is: its patient_id is empty")
     ]
     with pytest.raises(InputError, match=r"No slide is of the positive class(.|\n)*line 3: b.svs: nobody says whose"):
@@ -257,5 +257,5 @@ def test_a_table_of_tcga_names_keeps_its_splits_and_not_its_labels(tmp_path: Pat
 def test_a_diagnosis_becomes_plain_values(tmp_path: Path) -> None:
     tree = diagnose(labelled(tmp_path, "normal", "tumour", "")).to_json()
     assert [slide["label"] for slide in tree["slides"]] == [0, 1]
-    assert tree["dropped"] == [{"what": "line 4: s2.svs", "reason": "it has no label"}]
+    assert tree["dropped"] == [{"what": "s2.svs", "reason": "it has no label", "line": 4, "kind": "left out"}]
     assert tree["classes"][1]["name"] == "tumour"

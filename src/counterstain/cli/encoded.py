@@ -29,7 +29,7 @@ def answer(outcomes: Outcomes[FeatureHeader], dropped: Sequence[Dropped], out: P
     failed = [
         {"slide": failure.slide_id, "kind": failure.kind, "reason": failure.reason} for failure in outcomes.failures
     ]
-    failed += [{"slide": entry.what, "kind": "Dropped", "reason": entry.reason} for entry in dropped]
+    failed += [{"slide": entry.place, "kind": "Dropped", "reason": entry.reason} for entry in dropped]
     if as_json:
         done = {slide_id: _tree(header, out / slide_id) for slide_id, header in outcomes.done.items()}
         log.emit_json({"done": done, "failed": failed})

@@ -49,7 +49,7 @@ def inspect(
     described = [_describe(entry, mpp, properties) for entry in batch.slides]
     if thumbnail is not None and "error" not in described[0]:
         _write_thumbnail(batch.slides[0], mpp, thumbnail)
-    described += [{"path": entry.what, "error": entry.reason, "kind": "Dropped"} for entry in batch.dropped]
+    described += [{"path": entry.place, "error": entry.reason, "kind": "Dropped"} for entry in batch.dropped]
     if json:
         log.emit_json(described)
     else:

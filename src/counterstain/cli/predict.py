@@ -113,7 +113,7 @@ def predict(
     failed = [
         {"slide": failure.slide_id, "kind": failure.kind, "reason": failure.reason} for failure in outcomes.failures
     ]
-    failed += [{"slide": entry.what, "kind": "Dropped", "reason": entry.reason} for entry in batch.dropped]
+    failed += [{"slide": entry.place, "kind": "Dropped", "reason": entry.reason} for entry in batch.dropped]
     if json:
         log.emit_json({"done": outcomes.done, "failed": failed})
     else:

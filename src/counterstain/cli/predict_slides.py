@@ -85,7 +85,7 @@ def predict_slides(method: "SlideMethod", batch: "Batch", given: Given, *, json:
     job = _job(method, given)
     outcomes = diagnose_all(batch.slides, job, batch.dropped)
     failed = [{"slide": one.slide_id, "kind": one.kind, "reason": one.reason} for one in outcomes.failures]
-    failed += [{"slide": one.what, "kind": "Dropped", "reason": one.reason} for one in batch.dropped]
+    failed += [{"slide": one.place, "kind": "Dropped", "reason": one.reason} for one in batch.dropped]
     if json:
         log.emit_json({"done": outcomes.done, "failed": failed, "table": str(given.out / TABLE)})
     else:

@@ -5,7 +5,7 @@ The flags are those of the slide method that the arguments name. Preset, file an
 Does not know: how a method learns, how slides are encoded.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from counterstain import log
 from counterstain.cli import OK, SOME_FAILED
 from counterstain.cli.flags import given, merged, optional_twin
-from counterstain.errors import InputError, UnknownNameError
+from counterstain.errors import InputError, UnknownNameError, counted
 
 if TYPE_CHECKING:
     from counterstain.data.diagnosis import Diagnosis
@@ -110,8 +110,8 @@ def slide_verb(method_name: str) -> Any:
     ) -> int:
         """Learn a diagnosis from slides with labels: encode them, estimate how good it will be, train the final model.
 
-        Interrupted or killed and called again, it goes on where it was. A slide that can't be read is listed with its
-        reason and the others go on (exit code 3). Test slides of the table are left to `counterstain evaluate`.
+        Interrupted or killed and called again, it goes on where it was. A slide that can't be read, or whose
+        file is not there, is listed with its reason and the others go on (exit code 3). Test slides of the table are left to `counterstain evaluate`.
 
         Args:
             run: The run folder to write, or to go on with.
@@ -188,18 +188,31 @@ def _train(run: Path, flags: CohortFlags, learners: "tuple[Learner, ...]", json:
     write_json(run / RECORD, to_tree(_placed(flags)))
     failed = [{"slide": one.slide_id, "kind": one.kind, "reason": one.reason} for one in done.failures]
     if json:
-        log.emit_json({"run": str(run), "estimate": done.estimate, "failed": failed, "notes": list(done.notes)})
+        left_out = [asdict(one) for one in diagnosis.dropped]
+        tree = {"run": str(run), "estimate": done.estimate, "failed": failed, "left_out": left_out}
+        log.emit_json({**tree, "notes": list(done.notes)})
     else:
         _show(done, has_test)
-    return SOME_FAILED if failed else OK
+    is_short = failed or any(one.kind == "unusable" for one in diagnosis.dropped)
+    return SOME_FAILED if is_short else OK
 
 
 def _say(diagnosis: "Diagnosis") -> None:
     labels = [row.label for row in diagnosis.rows]
     counts = ", ".join(f"{labels.count(index)} {name}" for index, name in enumerate(diagnosis.classes.names))
-    log.say(f"{diagnosis.source}: {counts}, of {len(diagnosis.patients)} patients; {len(diagnosis.dropped)} left out")
-    for one in diagnosis.dropped:
-        log.say(f"  {one.what}: {one.reason}")
+    log.say(f"{diagnosis.source}: {counts}, of {len(diagnosis.patients)} patients")
+    say_left_out(diagnosis)
+
+
+def say_left_out(diagnosis: "Diagnosis") -> None:
+    """Says which rows and slides of a cohort have no part in a diagnosis, by reason; nothing where all have one."""
+    from counterstain.data.cohorts import told_by_reason
+
+    if diagnosis.dropped:
+        what = "slide" if diagnosis.source.is_dir() else "row"
+        log.say(f"{diagnosis.source}: {counted(len(diagnosis.dropped), what)} not taken:")
+    for line in told_by_reason(diagnosis.dropped):
+        log.say(f"  {line}")
 
 
 def _placed(flags: CohortFlags) -> CohortFlags:

@@ -13,10 +13,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from counterstain.data.rows import Row, Rows, read_rows
-from counterstain.errors import InputError, listed
+from counterstain.data.rows import Rows, read_rows
+from counterstain.errors import InputError, in_short, listed
 from counterstain.files import existing
 
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -69,20 +69,53 @@ class CohortSlide:
     @property
     def place(self) -> str:
         """What a person finds it by: its line and its name."""
-        return self.slide_id if self.line is None else f"line {self.line}: {self.slide_id}"
+        return _place(self.slide_id, self.line)
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A row or file that is no slide of the cohort.
+    """A row, file or slide that has no part in what is done.
 
     Args:
-        what: The row by its line, or the file.
+        what: The slide's id; of what is no slide, the file as it is named.
         reason: Why.
+        line: Of the table, where it stands in one.
+        kind: "unusable": somebody wanted it; "repeat": its file is used, in another row; "encoder": only an encoder learns
+            from it; "left out": nobody expects more of it.
     """
 
     what: str
     reason: str
+    line: int | None = None
+    kind: Literal["unusable", "repeat", "encoder", "left out"] = "left out"
+
+    @property
+    def place(self) -> str:
+        """What a person finds it by: its line and its name."""
+        return _place(self.what, self.line)
+
+
+_TITLES = {
+    "unusable": "Can't be used",
+    "repeat": "Named again",
+    "encoder": "For an encoder alone",
+    "left out": "Left out",
+}
+
+
+def told_by_reason(dropped: Sequence[Dropped], shown: int = 8) -> list[str]:
+    """A line for each reason, with what it holds of: "Can't be used: line 4: a.svs and 7 more: its file is not there".
+
+    Args:
+        dropped: What has no part.
+        shown: How many of a reason are named, before the rest is counted.
+    """
+    by_reason: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for kind in _TITLES:
+        for one in dropped:
+            if one.kind == kind:
+                by_reason[_TITLES[kind], one.reason].append(one.place)
+    return [f"{title}: {in_short(places, shown)}: {reason}" for (title, reason), places in by_reason.items()]
 
 
 @dataclass(frozen=True)
@@ -150,7 +183,7 @@ class Cohort:
         known = f" of {patients} patients" if patients else ""
         lines = [f"{self.source}: {len(self.slides)} slides{known}, {len(self.dropped)} rows or files left out"]
         reasons = Counter(dropped.reason for dropped in self.dropped)
-        examples = {dropped.reason: dropped.what for dropped in reversed(self.dropped)}
+        examples = {dropped.reason: dropped.place for dropped in reversed(self.dropped)}
         lines += [f"  {count} x {reason} ({examples[reason]})" for reason, count in reasons.most_common()]
         if self.ignored_columns:
             lines.append(f"  columns not used: {', '.join(self.ignored_columns)}")
@@ -220,7 +253,7 @@ def read_cohort(path: Path | str, root: Path | None = None) -> Cohort:
         cells = {name: row.cells[column] for name, column in columns.items() if row.cells[column]}
         slide = _slide_of(cells, root, by_name)
         if isinstance(slide, str):
-            dropped.append(Dropped(_named(row, cells), slide))
+            dropped.append(Dropped(_named(cells), slide, row.line, "unusable"))
             continue
         slide = replace(slide, line=row.line)
         line, first = seen.setdefault(slide.path.resolve(), (row.line, slide))
@@ -229,10 +262,10 @@ def read_cohort(path: Path | str, root: Path | None = None) -> Cohort:
             continue
         differing = _differing(first, slide)
         contradiction = f", and says another {', '.join(differing)}" if differing else ""
-        dropped.append(Dropped(_named(row, cells), f"the same file as line {line}{contradiction}"))
+        dropped.append(Dropped(_named(cells), f"the same file as line {line}{contradiction}", row.line, "repeat"))
         conflicts += dropped[-1:] if differing else []
     if not slides:
-        reasons = [f"{entry.what}: {entry.reason}" for entry in dropped]
+        reasons = [f"{entry.place}: {entry.reason}" for entry in dropped]
         raise InputError(listed(f"No row of '{table.path}' can be used. Paths are relative to '{root}':", reasons))
     ignored = tuple(column for column in table.header if column not in columns.values())
     return Cohort(table.path, _with_unique_ids(slides, root), tuple(dropped), ignored, tuple(conflicts), columns)
@@ -332,5 +365,9 @@ def _is_passed_over(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in parts) or any(part.endswith(".zarr") for part in parts[:-1])
 
 
-def _named(row: Row, cells: dict[str, str]) -> str:
-    return f"line {row.line}: {cells.get('path') or cells.get('slide_id') or 'empty'}"
+def _named(cells: Mapping[str, str]) -> str:
+    return cells.get("path") or cells.get("slide_id") or "empty"
+
+
+def _place(name: str, line: int | None) -> str:
+    return name if line is None else f"line {line}: {name}"

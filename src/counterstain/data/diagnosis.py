@@ -20,7 +20,7 @@ from counterstain.data.cohorts import Cohort, CohortSlide, Dropped
 from counterstain.data.label_words import Named, classes_of, meanings, plain
 from counterstain.data.slide_labels import TELLERS, Told
 from counterstain.data.tumour import tumour_classes
-from counterstain.errors import InputError, SplitError, UnknownNameError, listed
+from counterstain.errors import InputError, SplitError, UnknownNameError, in_short, listed
 from counterstain.results import Classes
 
 _SHOWN = 3  # slides of a patient on a side, before the rest is counted
@@ -109,7 +109,7 @@ class Diagnosis:
         source: The table or folder.
         classes: Two: the negative one, which is the background, and the positive one.
         rows: In the cohort's order, at least one of each class.
-        dropped: Slides of the cohort that have no part in this diagnosis, with the reason.
+        dropped: Rows and slides of the cohort that have no part in this diagnosis, with the reason.
         notes: What a report has to say.
         conflicts: Rows of the table that contradict another about the same file.
     """
@@ -135,7 +135,7 @@ class Diagnosis:
         for row in self.rows:
             sides[row.patient_id][row.split or UNDRAWN].append(row.entry.place)
         return {
-            patient: tuple(f"{side} ({_shown(slides)})" for side, slides in sorted(names.items()))
+            patient: tuple(f"{side} ({in_short(slides, _SHOWN)})" for side, slides in sorted(names.items()))
             for patient, names in sides.items()
             if len(names) > 1
         }
@@ -172,7 +172,7 @@ def diagnose(cohort: Cohort, settings: DiagnosisSettings | None = None) -> Diagn
     """
     diagnosis = label_slides(cohort, settings)
     if diagnosis.conflicts:
-        rows = [f"{one.what}: {one.reason}" for one in diagnosis.conflicts]
+        rows = [f"{one.place}: {one.reason}" for one in diagnosis.conflicts]
         raise InputError(listed("Rows contradict each other about a slide. Keep one row for each file:", rows))
     shared = diagnosis.shared_patients()
     if shared:
@@ -193,16 +193,17 @@ def label_slides(cohort: Cohort, settings: DiagnosisSettings | None = None) -> D
     words = [one.word for one in told.slides]
     meaning = meanings(words, settings.named)
     rows, dropped = _rows(told, meaning, _is_slide_a_patient(cohort, told, settings))
-    _refuse_one_class(rows, meaning, dropped)
+    lost = (*_lost_rows(cohort), *told.dropped, *dropped)
+    _refuse_one_class(rows, meaning, lost)
     is_plain = settings.cohort == "table" or settings.positive or settings.negative
     classes = classes_of(words, meaning) if is_plain else tumour_classes()
     notes = (*told.notes, *_word_notes(words, meaning), *_patient_notes(rows, settings))
-    return Diagnosis(cohort.source, classes, tuple(rows), (*told.dropped, *dropped), notes, cohort.conflicts)
+    return Diagnosis(cohort.source, classes, tuple(rows), lost, notes, cohort.conflicts)
 
 
-def _shown(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _lost_rows(cohort: Cohort) -> list[Dropped]:
+    """Rows of a table that are no slide; of a folder's other files nobody expects to hear."""
+    return [] if cohort.source.is_dir() else [one for one in cohort.dropped if one not in cohort.conflicts]
 
 
 def _rows(
@@ -213,9 +214,11 @@ def _rows(
     for one in told.slides:
         patient = one.entry.slide_id if is_slide_a_patient else one.entry.patient_id
         if plain(one.word) not in meaning:
-            dropped.append(Dropped(one.entry.place, f"its label {one.word!r} is of neither class"))
+            dropped.append(Dropped(one.entry.slide_id, f"its label {one.word!r} is of neither class", one.entry.line))
         elif patient is None:
-            dropped.append(Dropped(one.entry.place, "nobody says whose it is: its patient_id is empty"))
+            dropped.append(
+                Dropped(one.entry.slide_id, "nobody says whose it is: its patient_id is empty", one.entry.line)
+            )
         else:
             rows.append(DiagnosisSlide(one.entry, meaning[plain(one.word)], patient, one.split))
     return rows, dropped
@@ -250,7 +253,7 @@ def _refuse_one_class(rows: Sequence[DiagnosisSlide], meaning: Mapping[str, int]
     if found == {0, 1}:
         return
     which = "the negative" if found == {1} else "the positive" if found else "either"
-    reasons = [f"{one.what}: {one.reason}" for one in dropped]
+    reasons = [f"{one.place}: {one.reason}" for one in dropped]
     problem = f"No slide is of {which} class; labels are {', '.join(sorted(meaning))}. Add slides of that class."
     raise InputError(listed(f"{problem} Left out:", reasons) if reasons else problem)
 

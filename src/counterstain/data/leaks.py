@@ -41,7 +41,7 @@ def leaks(diagnosis: Diagnosis, facts: Mapping[str, SlideFacts]) -> tuple[Findin
         diagnosis: As `label_slides` gives it.
         facts: By slide id, of the slides that could be read.
     """
-    found = [Finding("rows", f"{one.what}: {one.reason}. Keep one row for each file.") for one in diagnosis.conflicts]
+    found = [Finding("rows", f"{one.place}: {one.reason}. Keep one row for each file.") for one in diagnosis.conflicts]
     found += [
         Finding(
             "patient",

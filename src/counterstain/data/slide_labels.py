@@ -63,14 +63,13 @@ def tell_table(cohort: Cohort, _: Mapping[str, str]) -> Told:
     slides, dropped = [], []
     for entry in cohort.slides:
         if entry.split is not None and entry.split.lower() == ENCODER_SPLIT:
-            dropped.append(
-                Dropped(entry.place, f"its split is {entry.split!r}: it trains an encoder and is not scored")
-            )
+            reason = f"its split is {entry.split!r}: it trains an encoder and is not scored"
+            dropped.append(Dropped(entry.slide_id, reason, entry.line, "encoder"))
         elif entry.label is not None and is_label(entry.label):
             slides.append(ToldSlide(entry, entry.label, _split(entry)))
         else:
             said = "it has no label" if entry.label is None else f"its label is {entry.label!r}, which says none"
-            dropped.append(Dropped(entry.place, said))
+            dropped.append(Dropped(entry.slide_id, said, entry.line))
     if not slides:
         unused = f" Columns that are not used: {', '.join(cohort.ignored_columns)}." if cohort.ignored_columns else ""
         raise InputError(
@@ -92,12 +91,12 @@ def tell_camelyon16(cohort: Cohort, excluded: Mapping[str, str]) -> Told:
     for entry in cohort.slides:
         known = camelyon16.parse_name(entry.path.stem)
         if known is None:
-            dropped.append(Dropped(entry.place, "by its name no slide of camelyon16"))
+            dropped.append(Dropped(entry.slide_id, "by its name no slide of camelyon16", entry.line))
             continue
         is_tumour = known.is_tumour if known.is_tumour is not None else reference.get(known.name)
         word = entry.label if is_label(entry.label) else None
         if known.name in excluded:
-            dropped.append(Dropped(entry.place, excluded[known.name]))
+            dropped.append(Dropped(entry.slide_id, excluded[known.name], entry.line))
         elif word is not None:
             slides.append(ToldSlide(entry, word, _split(entry) or known.split))
             relabelled += [known.name] if is_tumour is (plain(word) in NEGATIVE_WORDS) else []
@@ -105,9 +104,9 @@ def tell_camelyon16(cohort: Cohort, excluded: Mapping[str, str]) -> Told:
             slides.append(ToldSlide(entry, "tumour" if is_tumour else "normal", _split(entry) or known.split))
         else:
             why = "reference.csv does not name it" if reference else "no reference.csv says what test slides hold"
-            dropped.append(Dropped(entry.place, f"{why}; put the release's own beside the slides"))
+            dropped.append(Dropped(entry.slide_id, f"{why}; put the release's own beside the slides", entry.line))
     if not slides:
-        reasons = [f"{one.what}: {one.reason}" for one in dropped]
+        reasons = [f"{one.place}: {one.reason}" for one in dropped]
         raise InputError(listed(f"'{cohort.source}' holds no labelled slide of Camelyon16:", reasons))
     is_one_each = all(one.entry.patient_id is None for one in slides)
     notes = ["Labels come from the names of Camelyon16's slides, and from reference.csv for its test set."]
@@ -131,12 +130,12 @@ def tell_tcga(cohort: Cohort, _: Mapping[str, str]) -> Told:
         if barcode is not None:
             reason = tcga.refusal(barcode) or ""
         if barcode is None or reason:
-            dropped.append(Dropped(entry.place, reason))
+            dropped.append(Dropped(entry.slide_id, reason, entry.line))
             continue
         known = replace(entry, patient_id=barcode.patient, site=barcode.site)
         slides.append(ToldSlide(known, "tumour" if tcga.is_tumour(barcode) else "normal", _split(entry)))
     if not slides:
-        reasons = [f"{one.what}: {one.reason}" for one in dropped]
+        reasons = [f"{one.place}: {one.reason}" for one in dropped]
         raise InputError(listed(f"'{cohort.source}' holds no frozen section of TCGA:", reasons))
     notes = ["Labels, patients and sites come from TCGA's barcodes; of both classes only frozen sections are taken."]
     if any(entry.label is not None for entry in cohort.slides):

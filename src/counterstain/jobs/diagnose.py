@@ -379,7 +379,7 @@ def _write_table(out: Path, outcomes: Outcomes[dict[str, Any]], dropped: Sequenc
     rows = {row["slide"]: row for row in _rows_before(out)}
     rows |= {slide_id: _row(slide_id, answer, out) for slide_id, answer in outcomes.done.items()}
     rows |= {one.slide_id: _failed(one.slide_id, one.reason) for one in outcomes.failures}
-    rows |= {one.what: _failed(one.what, one.reason) for one in dropped}
+    rows |= {one.place: _failed(one.place, one.reason) for one in dropped}
     text = io.StringIO()
     table = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     table.writeheader()

@@ -142,7 +142,7 @@ def prepare(entries: Sequence[CohortSlide], job: PrepareJob, dropped: Sequence[D
     _refuse_no_tumour({name: picks[name] for name in found}, failures)
     failed = [{"slide": one.slide_id, "kind": one.kind, "reason": one.reason} for one in failures]
     failed += [{"slide": one.what, "kind": "Refused", "reason": one.reason} for one in plan.refused]
-    failed += [{"slide": one.what, "kind": "Dropped", "reason": one.reason} for one in dropped]
+    failed += [{"slide": one.place, "kind": "Dropped", "reason": one.reason} for one in dropped]
     return _write_tables(plan, found, picks, failed, job)
 
 
