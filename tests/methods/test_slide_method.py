@@ -69,6 +69,19 @@ def test_the_same_arguments_take_up_a_finished_run_and_others_are_refused(
         fitted(halves, tmp_path / "run", replace(CONFIG, learning_rate=0.01))
 
 
+def test_a_run_of_a_method_that_learned_otherwise_under_the_same_settings_is_refused(
+    halves: tuple[SlideSet, SlideSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted(halves, tmp_path / "run")
+    monkeypatch.setattr(MeanPool, "revision", 2)
+    with pytest.raises(StaleResultError, match=r"other settings or data: revision was not given and is 2\. Give"):
+        fitted(halves, tmp_path / "run")
+
+
+def test_a_first_revision_is_known_by_its_name_alone_as_ever() -> None:
+    assert (MeanPool.known_as(), DSNet.known_as()) == (("mean_pool",), ("dsnet", 2))
+
+
 # where coverage is measured, a reading process that is told to end may report a failure of its own
 _SLOW = ("read by a process",)
 _CASES = [pytest.param(name, marks=pytest.mark.slow) if name in _SLOW else name for name in _KILLED["CASES"]]

@@ -11,7 +11,7 @@ import pytest
 from counterstain.data.encoded import SlideSet
 from counterstain.errors import InputError, SplitError, StaleResultError
 from counterstain.files import read_json, write_json
-from counterstain.methods import load_slide_method
+from counterstain.methods import MeanPool, load_slide_method
 from counterstain.methods.slide_baselines import MeanPoolConfig
 from counterstain.methods.slide_method import patients_of
 from counterstain.metrics.ranking import auroc
@@ -133,6 +133,14 @@ def test_other_settings_and_other_slides_are_refused(
         cross_validate(relabelled, [LEARNS], out, TWO)
     with pytest.raises(SplitError, match="Take fewer folds"):
         cross_validate(slides, [LEARNS], out / "many", replace(TWO, folds=5))
+
+
+def test_scores_of_a_method_that_learned_otherwise_under_the_same_settings_are_not_taken_up(
+    slides: SlideSet, scores: tuple[ScoredSlide, ...], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MeanPool, "revision", 2)
+    with pytest.raises(StaleResultError, match="revision was not given and is 2"):
+        cross_validate(slides, [LEARNS], out, TWO)
 
 
 def test_the_choice_is_made_on_the_slides_set_aside_and_never_looks_at_the_fold(

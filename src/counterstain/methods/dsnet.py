@@ -36,6 +36,7 @@ class DSNet(SlideMethod):
     """Dual-stream network: local embeddings and multi-scale thumbnails, weighed against each other for every slide."""
 
     name: ClassVar[str] = "dsnet"
+    revision: ClassVar[int] = 2  # in the first, the cell head learned from the whole network's loss as well
     config_type: ClassVar[type[DSNetConfig]] = DSNetConfig
     presets: ClassVar[Mapping[str, DSNetConfig]] = {
         "paper": DSNetConfig(propagation="uhrig"),

@@ -78,6 +78,9 @@ class SlideMethod(Method):
     training: ClassVar[Mapping[str, TrainSettings]]
     """How long and on what, by preset."""
 
+    revision: ClassVar[int] = 1
+    """Raised when the same settings come to learn something else: runs of before are not taken up then."""
+
     config: SlideConfig
     network: SlideNetwork
 
@@ -88,6 +91,11 @@ class SlideMethod(Method):
         self.decision = decision or Decision()
         self.pretrained: dict[str, Any] = {}
         self.first_seed: int | None = None
+
+    @classmethod
+    def known_as(cls) -> tuple[str | int, ...]:
+        """What digests know it by: its name, and its revision, but of the first, which none of them had."""
+        return (cls.name, cls.revision) if cls.revision > 1 else (cls.name,)
 
     @classmethod
     @abstractmethod
@@ -182,8 +190,10 @@ class SlideMethod(Method):
         settings_of = {
             name: whole_hash(value) if isinstance(value, Path) else value for name, value in asdict(self.config).items()
         }
-        digest = settings_hash(self.name, settings_of, self.first_seed, training, train.digest(), val.digest())
+        digest = settings_hash(*self.known_as(), settings_of, self.first_seed, training, train.digest(), val.digest())
         tree = {"method": self.name, "settings": to_tree(self.config), "training": to_tree(settings)}
+        if self.revision > 1:
+            tree["revision"] = self.revision
         tree["data"] = {
             "name": train.name,
             "train": len(train.slides),

@@ -160,7 +160,7 @@ def _fold_scores(
 ) -> tuple[ScoredSlide, ...]:
     note, table = folder / _NOTE, folder / "scores.csv"
     digest = settings_hash(
-        [[one.method, one.config, one.training] for one in learners],
+        [[*find_slide_method(one.method).known_as(), one.config, one.training] for one in learners],
         fold.train.digest(),
         fold.val.digest(),
         fold.test.digest(),
