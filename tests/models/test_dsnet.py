@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from counterstain.errors import InputError, UnknownNameError
 from counterstain.models.dsnet import DSNet, DSNetArchitecture
+from counterstain.models.dsnet_blocks import Projection
 from counterstain.models.slide_network import SlideBatch
-from counterstain.models.sparse import Propagation, SparseConv
+from counterstain.models.sparse import Propagation, SparseConv, Support
 
 PAPER = DSNetArchitecture()
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -153,7 +154,9 @@ def one_thread() -> Iterator[None]:
 @torch.no_grad()
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("propagation", ["strided", "uhrig"])
-def test_padding_changes_nothing_in_float32_but_of_grids_of_a_few_cells(propagation: Propagation) -> None:
+def test_on_one_thread_padding_changes_the_last_bit_of_float32_at_most_where_grids_are_not_small(
+    propagation: Propagation,
+) -> None:
     net = network(propagation=propagation)
     for seed in range(5):
         net(slides(16, 16, seed=seed))
@@ -208,6 +211,16 @@ def test_slides_without_any_observed_cell_and_of_one_cell_stay_finite(options: d
     assert all(torch.isfinite(parameter.grad).all() for parameter in net.parameters() if parameter.grad is not None)
     assert torch.isnan(net.evidence(alone)).all()
     assert torch.isfinite(net.evidence(one_cell)).all()
+
+
+@torch.no_grad()
+def test_wide_embeddings_are_projected_as_by_a_layer_norm_of_every_cell_a_mask_and_a_convolution() -> None:
+    batch = slides(9, 7, channels=20)
+    projection = Projection(20, 128)
+    support = Support(batch.observed_B1HW, batch.extent_B1HW)
+    normed_BHWC = F.layer_norm(batch.features_BCHW.movedim(1, -1), (20,))
+    expected, _ = projection.conv(normed_BHWC.movedim(-1, 1) * batch.observed_B1HW, support)
+    torch.testing.assert_close(projection(batch.features_BCHW, batch.observed_B1HW), expected)
 
 
 @torch.no_grad()

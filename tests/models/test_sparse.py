@@ -1,6 +1,7 @@
 """Operations on sparse grids: against loops over cells, torch's own on what was gathered, and hand-worked values."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -190,6 +191,27 @@ def test_padding_changes_not_a_bit_of_a_mean() -> None:
     x_BCHW = (1000 + torch.randn(2, 3, 40, 33, generator=torch.Generator().manual_seed(0))) * mask_B1HW
     wider_B1HW, wider_BCHW = (F.pad(grid, (0, 15, 0, 24)) for grid in (mask_B1HW, x_BCHW))
     assert torch.equal(masked_mean(wider_BCHW, wider_B1HW), masked_mean(x_BCHW, mask_B1HW))
+
+
+class OnMPS(Tensor):
+    """A tensor that says it lies on Apple's MPS and, like those that do, can't be of float64."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("mps")
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(given is torch.float64 for given in (*args, *(kwargs or {}).values())):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def test_a_mean_is_worked_out_where_there_is_no_float64() -> None:
+    mask_B1HW = masks(6, 7).float()
+    x_BCHW = grids(mask_B1HW).float()
+    found = masked_mean(x_BCHW.as_subclass(OnMPS), mask_B1HW.as_subclass(OnMPS))
+    torch.testing.assert_close(found.as_subclass(Tensor), masked_mean(x_BCHW, mask_B1HW))
 
 
 def test_nothing_observed_gives_zeros_and_no_gradient() -> None:

@@ -72,8 +72,9 @@ class DSNetArchitecture:
         evidence_kind: "grad_cam" as in the paper, on coarse cells; "integrated" is what each cell adds to the difference of
             the logits, see `integrated_evidence`, for sixteen passes a slide; "cells" is what the cell head says of each.
         cell_head: Whether a linear classifier of single cells stands beside the network, as wide as it is shallow: what it
-            says of the most positive cell is added to the logits. It learns from that alone, and the network what it leaves
-            over. Ours: with few slides a deep network does not find the cells that a linear one does. The paper has none.
+            says of the most positive cell is added to the logits. The head learns from that alone, the network what the
+            head leaves unexplained. Ours: with few slides a deep network does not find the cells that a linear one does.
+            The paper has none.
 
     Raises:
         InputError: When a number can't be used; `UnknownNameError` for names.
@@ -125,7 +126,8 @@ class DSNet(SlideNetwork):
     """Logits of slides from embeddings and thumbnails, with the share of each stream and evidence for each cell.
 
     What was observed decides where is looked in the end, for every choice of streams: means and maxima run over coarse
-    cells with observed ones in them. What stands in unobserved cells, and padding, changes nothing.
+    cells with observed ones in them. What stands in unobserved cells changes nothing, and padding nothing but the last
+    digits of float32: it changes the order of sums.
 
     Args:
         num_features: Channels of an embedding. Any number but 128 is normalised and projected to 128 first.

@@ -170,10 +170,16 @@ class Projection(nn.Module):
 
     def __init__(self, num_features: int, channels: int) -> None:
         super().__init__()
+        # never called: its first weights and its name, which is in the files of trained runs, stay as they were
         self.conv = SparseConv(num_features, channels)
 
     def forward(self, x_BCHW: Tensor, observed_B1HW: Tensor) -> Tensor:
-        """(B, C, H, W), 0 where nothing was observed, whatever stood there."""
+        """(B, `channels`, H, W), 0 where nothing was observed.
+
+        Args:
+            x_BCHW: (B, `num_features`, H, W) float; what stands in unobserved cells is not looked at and may be NaN.
+            observed_B1HW: 1 for observed cells, else 0.
+        """
         is_observed_BHW = observed_B1HW[:, 0] > 0
         # of the observed cells alone, N in all: grids are mostly empty, and embeddings wide
         cells_NC = x_BCHW.movedim(1, -1)[is_observed_BHW]

@@ -5,7 +5,7 @@ zeros. A `Support` carries the mask through a network beside the features, and t
 
     (features, support) -> SparseConv -> MaskedNorm -> ... -> masked_mean, masked_max -> vectors
 
-Cells beyond the slide's border count as unobserved, so that padding changes nothing.
+Cells beyond the slide's border count as unobserved, so that padding changes nothing but the order of sums.
 
 B slides, C channels, H W rows and columns of cells (h w where they are fewer), k kernel, s stride.
 Does not know: what the features are, networks.
@@ -209,13 +209,15 @@ def _repeated(x_BChw: Tensor, height: int, width: int) -> Tensor:
 def masked_mean(x_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
     """(B, C) float32: the mean over observed cells, 0 where there are none.
 
-    Summed in float64: padding changes the order of a sum, and in float32 its last digits.
+    Summed in float64: padding changes the order of a sum, and in float32 its last digits. Apple's MPS has no float64; there
+    the sum is of float32.
 
     Args:
         x_BCHW: float.
         mask_B1HW: float, 1 for observed cells, else 0.
     """
-    mean_BC = (x_BCHW * mask_B1HW).sum((2, 3), dtype=torch.float64) / mask_B1HW.sum((2, 3)).clamp(min=1)
+    widest = torch.float32 if x_BCHW.device.type == "mps" else torch.float64
+    mean_BC = (x_BCHW * mask_B1HW).sum((2, 3), dtype=widest) / mask_B1HW.sum((2, 3)).clamp(min=1)
     return mean_BC.to(_wide(x_BCHW))
 
 
@@ -241,6 +243,8 @@ class _Centred(NamedTuple):
 
 def _centred(x: Tensor, mask: Tensor, over: tuple[int, ...]) -> _Centred:
     """Values and statistics in two passes; the mask has as many axes as they have, of length 1 where all share it.
+
+    Padding changes the order of these sums, and so the last digits of what is at float32.
 
     The variance is sum(o * (x - mean)^2) / sum(o), which is never negative and cancels nothing: at float32 the sum over all
     cells less what the unobserved ones add, as eq. 5 of DSNet has it, loses its digits on sparse grids.
