@@ -118,7 +118,8 @@ def test_slides_that_can_t_be_used_are_listed_and_the_others_checked(
     code, found = answer(capsys, table)
     assert code == SOME_FAILED
     reasons = {one["what"]: one["reason"] for one in found["unusable"]}
-    assert set(reasons) == {"line 17: gone.tif", "bare", "glass", "text"}
+    assert set(reasons) == {"gone.tif", "bare", "glass", "text"}
+    assert sorted(one["line"] for one in found["unusable"]) == [14, 15, 16, 17]
     assert "--assume-mpp" in reasons["bare"]
     assert "no tissue" in reasons["glass"]
     assert "known to none of the readers" in reasons["text"]
@@ -193,11 +194,28 @@ def test_flags_settle_doubts(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     again = f"--cohort {table} --patient-is-slide --positive LUSC --negative LUAD --folds 0\n"
     shown = capsys.readouterr().out
     assert shown.endswith(f"Next: counterstain train RUN --method dsnet {again}")
-    assert "warnings, 1 slide left out.\n" in shown
+    assert "warnings, 1 row left out.\n" in shown
     code, found = answer(capsys, table, *flags)
     assert code == OK
     assert [entry["name"] for entry in found["classes"]] == ["LUAD", "LUSC"]
-    assert found["dropped"] == [{"what": "line 4: s2.tif", "reason": "its label 'other' is of neither class"}]
+    (dropped,) = found["dropped"]
+    assert (dropped["what"], dropped["line"], dropped["reason"]) == (
+        "s2.tif",
+        4,
+        "its label 'other' is of neither class",
+    )
+
+
+def test_rows_that_lose_no_slide_are_counted_apart_and_are_no_failure(
+    cohort: Written, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide(cohort.table.with_name("extra.tif"), 60)
+    table = cohort.with_rows(cohort.rows[0], "extra,P96,extra.tif,,encoder,A")
+    assert run(["check", str(table)]) == OK
+    shown = capsys.readouterr().out
+    assert "Named again: line 14: s0.tif: the same file as line 2\n" in shown
+    assert "For an encoder alone: line 15: extra: its split is 'encoder'" in shown
+    assert "; 1 warning, 1 row named again, 1 row for an encoder alone.\n" in shown
 
 
 def test_the_next_command_deals_as_many_folds_as_there_are_usable_patients_for(

@@ -204,6 +204,6 @@ def test_rows_of_the_table_that_no_slide_comes_of_are_named_with_their_reasons(
     assert "  Can't be used: line 18: gone.svs: its file is not there\n" in err
     assert f"  Named again: line 19: {first.split(',')[2]}: the same file as line 2\n" in err
     code, out, _ = train(capsys, tmp_path / "run", *given, *QUICK[2:], "--folds", "0", "--json")
-    left_out = json.loads(out)["left_out"]
-    assert [(one["what"], one["line"], one["kind"]) for one in left_out][0] == ("gone.svs", 18, "unusable")
+    gone, repeat = json.loads(out)["left_out"]
+    assert (gone["what"], gone["line"], gone["kind"], repeat["kind"]) == ("gone.svs", 18, "unusable", "repeat")
     assert code == SOME_FAILED

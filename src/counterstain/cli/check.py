@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from counterstain import log
 from counterstain.cli import OK, SOME_FAILED, WRONG_USE
-from counterstain.errors import CounterstainError, InputError
+from counterstain.errors import CounterstainError, InputError, counted
 
 if TYPE_CHECKING:
     from counterstain.data.cohorts import Dropped
@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from counterstain.data.slide_facts import Look, SlideFacts
 
 _SHOWN = 8  # values of a trait, or slides of a list, before the rest is counted
+_PARTS = {
+    "unusable": "can't be used",
+    "left out": "left out",
+    "repeat": "named again",
+    "encoder": "for an encoder alone",
+}
 _NO_MPP = "its resolution is unknown: add a column 'mpp' to the table, or pass --mpp or --assume-mpp"
+_NO_TISSUE = "no tissue was found on it: look at it, or leave it out"
 
 
 def check(
@@ -70,11 +77,9 @@ def check(
     if not table.is_dir() and table.suffix.lower() not in (".csv", ".tsv") and table.exists():
         raise InputError(f"'{table}' was given as a cohort; a table (.csv) or a folder of slides was expected.")
     settings = DiagnosisSettings(labels, positive, negative, patient_is_slide, include)
-    opened = open_cohort(table, root)
-    diagnosis = label_slides(opened, settings)
-    missing = () if table.is_dir() else tuple(one for one in opened.dropped if one not in opened.conflicts)
+    diagnosis = label_slides(open_cohort(table, root), settings)
     look = Look(mpp, assume_mpp, deep)
-    checked = _checked(diagnosis, look, missing)
+    checked = _checked(diagnosis, look)
     if json:
         log.emit_json(_to_json(checked))
     else:
@@ -115,8 +120,9 @@ class _Checked:
     Args:
         diagnosis: Of all labelled slides.
         facts: By slide id, of the slides that could be read.
-        unusable: Rows and slides that can't be learned from.
-        usable: The diagnosis of the others.
+        unusable: Rows and slides that can't be learned from, and somebody wanted to.
+        others: That have no part for other reasons.
+        usable: The diagnosis of the slides that can be learned from.
         refused: Why nothing should be learned.
         warnings: What a person has to know.
         traits: How traits go with the class.
@@ -125,13 +131,14 @@ class _Checked:
     diagnosis: "Diagnosis"
     facts: Mapping[str, "SlideFacts"]
     unusable: Sequence["Dropped"]
+    others: Sequence["Dropped"]
     usable: "Diagnosis"
     refused: Sequence["Finding"]
     warnings: Sequence["Finding"]
     traits: Sequence["Association"]
 
 
-def _checked(diagnosis: "Diagnosis", look: "Look", missing: Sequence["Dropped"]) -> _Checked:
+def _checked(diagnosis: "Diagnosis", look: "Look") -> _Checked:
     from counterstain.data.confounds import associations, size_warning
     from counterstain.data.leaks import Finding, leaks, many_sites, weaknesses
 
@@ -146,7 +153,8 @@ def _checked(diagnosis: "Diagnosis", look: "Look", missing: Sequence["Dropped"])
     return _Checked(
         diagnosis=diagnosis,
         facts=facts,
-        unusable=(*missing, *unusable),
+        unusable=(*(one for one in diagnosis.dropped if one.kind == "unusable"), *unusable),
+        others=tuple(one for one in diagnosis.dropped if one.kind != "unusable"),
         usable=usable,
         refused=(*leaks(diagnosis, facts), *refused),
         warnings=(*told, *others, *warned),
@@ -165,12 +173,11 @@ def _look_at_all(diagnosis: "Diagnosis", look: "Look") -> tuple[dict[str, "Slide
             try:
                 facts[row.slide_id] = fact = look_at(row.entry, look)
             except (CounterstainError, OSError) as error:
-                unusable.append(Dropped(row.slide_id, " ".join(str(error).split())))
+                reason = " ".join(str(error).split())
             else:
-                if fact.mpp is None:
-                    unusable.append(Dropped(row.slide_id, _NO_MPP))
-                elif fact.has_tissue is False:
-                    unusable.append(Dropped(row.slide_id, "no tissue was found on it: look at it, or leave it out"))
+                reason = _NO_MPP if fact.mpp is None else _NO_TISSUE if fact.has_tissue is False else ""
+            if reason:
+                unusable.append(Dropped(row.slide_id, reason, row.entry.line, "unusable"))
             counter.advance(note=row.slide_id)
     return facts, unusable
 
@@ -184,7 +191,7 @@ def _unlooked(diagnosis: "Diagnosis", facts: Mapping[str, "SlideFacts"]) -> "Fin
         return None
     return Finding(
         "pen marks",
-        f"{unlooked} of {_counted(len(diagnosis.rows), 'slide')} were not looked at for pen marks and tissue, since that "
+        f"{unlooked} of {counted(len(diagnosis.rows), 'slide')} were not looked at for pen marks and tissue, since that "
         "takes reading much of each: pass --deep to look at all of them.",
     )
 
@@ -202,6 +209,8 @@ def _by_split(diagnosis: "Diagnosis") -> dict[str, list[str]]:
 
 
 def _show(checked: _Checked) -> None:
+    from counterstain.data.cohorts import told_by_reason
+
     diagnosis, names = checked.usable, checked.usable.classes.names
     log.emit_table(
         f"{diagnosis.source}: slides that can be used",
@@ -216,8 +225,8 @@ def _show(checked: _Checked) -> None:
     _show_findings("Warning", checked.warnings)
     for note in diagnosis.notes:
         log.emit(f"Note: {note}")
-    _show_list("Can't be used", checked.unusable)
-    _show_list("Left out", diagnosis.dropped)
+    for line in told_by_reason((*checked.unusable, *checked.others), _SHOWN):
+        log.emit(line)
     log.emit(_verdict(checked))
 
 
@@ -245,27 +254,14 @@ def _show_findings(title: str, findings: Sequence["Finding"]) -> None:
             log.emit(f"{title} ({about}): and {number - _SHOWN} more; --json lists all of them.")
 
 
-def _show_list(title: str, entries: Sequence["Dropped"]) -> None:
-    """Slides by their reason, each reason once."""
-    by_reason: dict[str, list[str]] = {}
-    for entry in entries:
-        by_reason.setdefault(entry.reason, []).append(entry.what)
-    for reason, slides in by_reason.items():
-        more = f" and {len(slides) - _SHOWN} more" if len(slides) > _SHOWN else ""
-        log.emit(f"{title}: {', '.join(slides[:_SHOWN])}{more}: {reason}")
-
-
 def _verdict(checked: _Checked) -> str:
     if checked.refused:
-        return f"Verdict: refused for {_counted(len(checked.refused), 'reason')}. Mend them and check again."
-    said = [_counted(len(checked.warnings), "warning")] if checked.warnings else []
-    said += [f"{_counted(len(checked.unusable), 'slide')} can't be used"] if checked.unusable else []
-    said += [f"{_counted(len(checked.usable.dropped), 'slide')} left out"] if checked.usable.dropped else []
+        return f"Verdict: refused for {counted(len(checked.refused), 'reason')}. Mend them and check again."
+    what = "slide" if checked.diagnosis.source.is_dir() else "row"
+    kinds = Counter(one.kind for one in (*checked.unusable, *checked.others))
+    said = [counted(len(checked.warnings), "warning")] if checked.warnings else []
+    said += [f"{counted(kinds[kind], what)} {words}" for kind, words in _PARTS.items() if kinds[kind]]
     return f"Verdict: can be learned from; {', '.join(said) or 'nothing speaks against it'}."
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _to_json(checked: _Checked) -> dict[str, Any]:
@@ -285,5 +281,6 @@ def _to_json(checked: _Checked) -> dict[str, Any]:
         "refused": [asdict(found) for found in checked.refused],
         "warnings": [asdict(found) for found in checked.warnings],
         "unusable": [asdict(one) for one in checked.unusable],
+        "dropped": [asdict(one) for one in checked.others],
         "verdict": _verdict(checked),
     }

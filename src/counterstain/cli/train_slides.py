@@ -110,8 +110,9 @@ def slide_verb(method_name: str) -> Any:
     ) -> int:
         """Learn a diagnosis from slides with labels: encode them, estimate how good it will be, train the final model.
 
-        Interrupted or killed and called again, it goes on where it was. A slide that can't be read, or whose
-        file is not there, is listed with its reason and the others go on (exit code 3). Test slides of the table are left to `counterstain evaluate`.
+        Interrupted or killed and called again, it goes on where it was. A slide that can't be read, or whose file is not
+        there, is listed with its reason and the others go on (exit code 3). Test slides of the table are left to
+        `counterstain evaluate`.
 
         Args:
             run: The run folder to write, or to go on with.
