@@ -245,7 +245,7 @@ def test_what_training_would_refuse_for_want_of_patients_is_refused_here(
     (tmp_path / "cohort.csv").write_text("\n".join(rows) + "\n")
     assert run(["check", str(tmp_path / "cohort.csv")]) == WRONG_USE
     shown = capsys.readouterr().out
-    assert "There are 2 normal and 1 tumour patients to learn from, and 2 of each class are needed" in shown
+    assert "there are: 2 normal, 1 tumour; 2 of each class are needed, one to learn from" in shown
     assert "Next:" not in shown
 
 

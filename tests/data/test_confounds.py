@@ -223,9 +223,21 @@ def test_few_patients_are_told_and_many_are_not() -> None:
 def test_a_single_patient_of_a_class_is_refused_unless_the_table_names_others_to_validate_on() -> None:
     rows: list[Row] = [("P1", 1, None), ("P1", 1, None), ("P2", 0, None), ("P3", 0, "train")]
     (found,), _ = weaknesses(diagnosis(*rows))
-    assert "There are 2 normal and 1 tumour patients to learn from, and 2 of each class are needed" in found.text
-    refused, _ = weaknesses(diagnosis(*rows, ("P4", 1, "val"), ("P5", 0, "val")))
+    assert "there are: 2 normal, 1 tumour; 2 of each class are needed" in found.text
+    refused, warned = weaknesses(diagnosis(*rows, ("P4", 1, "val"), ("P5", 0, "val")))
     assert refused == ()
+    texts = [found.text for found in warned]
+    assert any("2 normal and 1 tumour patient in all" in text for text in texts)
+    assert any("A class has 1 patient, and 5 folds" in text for text in texts)
+
+
+def test_a_split_to_validate_on_without_one_of_the_classes_is_refused() -> None:
+    rows: list[Row] = [(f"P{number}", number % 2, "train") for number in range(8)]
+    (found,), _ = weaknesses(diagnosis(*rows, ("P8", 0, "val")))
+    assert found.text == (
+        "The split val has no tumour slide, and it chooses and calibrates the model. Give some tumour slides the split "
+        "val, or leave val out."
+    )
 
 
 def test_the_error_of_an_auc_is_hanley_and_mcneils() -> None:

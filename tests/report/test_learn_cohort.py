@@ -272,4 +272,18 @@ def test_a_pale_slide_stays_where_it_trains_no_encoder_and_every_other_failure_l
     damaged = Failure("damaged", "DamagedSlideError", "it can't be decoded", is_defect=False)
     ours = Failure("ours", "ZeroDivisionError", "division by zero", is_defect=True)
     assert that_leave((pale, damaged, ours)) == (damaged, ours)
-    assert "learned from all the same: pale\n" in capsys.readouterr().err
+    assert "Too pale to train the encoder, encoded all the same: 1 slide (pale)\n" in capsys.readouterr().err
+    many = tuple(replace(pale, slide_id=f"p{number}") for number in range(300))
+    assert that_leave(many) == ()
+    assert "300 slides (p0, p1, p2, p3, p4 and 295 more)\n" in capsys.readouterr().err
+
+
+def test_a_table_that_validates_on_one_class_alone_is_told_what_to_change(slides: SlideSet, tmp_path: Path) -> None:
+    splits = {
+        name: "test" if split == "val" and name.endswith("_1") else split for name, split in splits_of(slides).items()
+    }
+    with pytest.raises(
+        InputError, match=r"^No tumour slide is there to choose .* tumour slides the split val, or leave"
+    ):
+        learn_cohort(diagnosis_of(slides, splits), job_of(slides, tmp_path / "run", folds=None))
+    assert not (tmp_path / "run").exists()

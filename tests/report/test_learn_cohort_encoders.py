@@ -147,6 +147,18 @@ def test_the_encoder_of_another_run_is_copied_so_that_the_run_is_enough(
         learn_cohort(cohort, job_of(run, EncoderChoice(name=str(fold)), folds=None))
 
 
+def test_a_call_that_is_refused_binds_the_run_to_no_encoder(
+    cohort: Diagnosis, learned: tuple[Path, CohortRun], tmp_path: Path
+) -> None:
+    rows = tuple(
+        row for row in cohort.rows if row.slide_id != "s06" and row.split is None
+    )  # of s08 nothing can be read
+    job = job_of(tmp_path, EncoderChoice(name=str(learned[0] / "encoder")), folds=FoldSettings(4, val=0.5))
+    with pytest.raises(SplitError, match=r"3 of 4 normal ones(.|\n)*s08: "):
+        learn_cohort(replace(cohort, rows=rows), job)
+    assert not (tmp_path / "encoder").exists()
+
+
 def test_an_untrained_backbone_needs_no_file_to_be_found_again(cohort: Diagnosis, tmp_path: Path) -> None:
     learn_cohort(cohort, job_of(tmp_path, EncoderChoice(name="tiny", is_untrained=True), folds=None))
     spec = load_slide_method(tmp_path).encoder

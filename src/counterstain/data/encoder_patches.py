@@ -207,8 +207,8 @@ def _draw(slide: Slide | Path | str, path: Path, content: str, settings: DrawSet
             opened.close()
     if len(pixels) < settings.num_per_slide:
         log.say(
-            f"Slide '{path}': {len(pixels)} of {settings.num_per_slide} cells to train an encoder were found; in others a "
-            f"channel's mean is {settings.limit:g} or more, of 255."
+            f"Slide '{path}': {len(pixels)} of {settings.num_per_slide} cells to train an encoder were found; the others "
+            f"were too bright: a channel's mean is {settings.limit:g} or more, of 255."
         )
     return DrawnCells(
         np.stack(pixels),

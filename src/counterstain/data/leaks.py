@@ -14,6 +14,7 @@ import numpy as np
 from counterstain.data.diagnosis import UNDRAWN, Diagnosis, DiagnosisSlide
 from counterstain.data.folds import most_folds, patients_by_label, patients_needed
 from counterstain.data.slide_facts import SlideFacts
+from counterstain.errors import counted
 
 _WIDE = 0.15  # half of an interval around an AUC from which on more patients are asked for
 
@@ -87,12 +88,22 @@ def weaknesses(diagnosis: Diagnosis) -> tuple[tuple[Finding, ...], tuple[Finding
         if split == learned and not patients[split][label]:
             text = f"There is no {names[label]} slide to learn from ({split}). Add some, or change the splits."
             refused.append(Finding("classes", text))
+        elif split == "val" and not patients[split][label]:
+            text = (
+                f"The split val has no {names[label]} slide, and it chooses and calibrates the model. Give some "
+                f"{names[label]} slides the split val, or leave val out."
+            )
+            refused.append(Finding("classes", text))
         elif not patients[split][label]:
             text = f"The split {split} has no {names[label]} slide: no AUC can be told of it."
             warned.append(Finding("classes", text))
     if not refused and "val" not in patients and folds_for(diagnosis) is None:
         refused.append(Finding("few patients", _too_few(diagnosis)))
-    warned += _wide("test" if "test" in patients else "", patients["test" if "test" in patients else learned], names)
+    warned += (
+        _wide("the test split", patients["test"], names)
+        if "test" in patients
+        else _wide("all", patients[learned], names)
+    )
     if not refused and "test" not in patients:
         warned += _few_for_folds(diagnosis)
     return tuple(refused), tuple(warned)
@@ -113,10 +124,10 @@ def _candidates(diagnosis: Diagnosis) -> list[DiagnosisSlide]:
 
 def _too_few(diagnosis: Diagnosis) -> str:
     counts = zip(patients_by_label(_candidates(diagnosis)), diagnosis.classes.names, strict=True)
-    found = " and ".join(f"{number} {name}" for number, name in counts)
+    found = ", ".join(f"{number} {name}" for number, name in counts)
     return (
-        f"There are {found} patients to learn from, and 2 of each class are needed: one to learn from and one to "
-        "validate on. Add patients, or give some the split val."
+        f"Of patients to learn from there are: {found}; 2 of each class are needed, one to learn from and one to validate "
+        "on. Add patients."
     )
 
 
@@ -126,20 +137,21 @@ def _few_for_folds(diagnosis: Diagnosis) -> list[Finding]:
         return []
     fewest = min(patients_by_label(_candidates(diagnosis)))
     remedy = f"pass --folds {folds}" if folds else "pass --folds 0, for a model without an estimate"
-    text = f"A class has {fewest} patients, and {USUAL_FOLDS} folds, the default, take {USUAL_FOLDS}: {remedy}."
+    text = (
+        f"A class has {counted(fewest, 'patient')}, and {USUAL_FOLDS} folds, the default, take {USUAL_FOLDS}: {remedy}."
+    )
     return [Finding("few patients", text)]
 
 
-def _wide(split: str, scored: tuple[set[str], set[str]], names: tuple[str, ...]) -> list[Finding]:
+def _wide(where: str, scored: tuple[set[str], set[str]], names: tuple[str, ...]) -> list[Finding]:
     """A warning of how little the patients of a split, or of all folds, can tell."""
     num_negative, num_positive = map(len, scored)
     if not num_negative or not num_positive:
         return []
     half = 1.96 * auc_error(0.8, num_positive, num_negative)
     if half > _WIDE:
-        where = "the test split" if split == "test" else "all"
         text = (
-            f"{num_negative} {names[0]} and {num_positive} {names[1]} patients in {where}: an AUC of 0.80 would be known "
+            f"{num_negative} {names[0]} and {counted(num_positive, f'{names[1]} patient')} in {where}: an AUC of 0.80 would be known "
             f"to +-{half:.2f} at 95 % confidence. More patients make it narrower, more slides of the same do not."
         )
         return [Finding("few patients", text)]

@@ -5,7 +5,7 @@
     RUN/encoder/               an encoder that was trained here, or a copy of the trained one that was given
     RUN/encoded/<slide>/       cells and embeddings
     RUN/folds/                 as `cross_validate` makes it
-    RUN/slides.json            labels, patients and splits of the slides that were given: others are refused at once
+    RUN/slides.json            labels, patients and splits, written when all is encoded: others are refused from then on
     RUN/scores.csv             every slide, scored by a model that never saw its patient
     RUN/diagnosis.json         what these scores amount to, with intervals; figures/ beside it
     RUN/model.json ...         the final model
@@ -32,7 +32,16 @@ from counterstain.data.encoded_files import read_header
 from counterstain.data.folds import PatientSlide, inner_split, most_folds, patients_by_label, patients_needed
 from counterstain.data.leaks import USUAL_FOLDS
 from counterstain.data.slide_sets import labelled_slides, open_slide_set
-from counterstain.errors import CounterstainError, InputError, NoTissueError, SplitError, StaleResultError, listed
+from counterstain.errors import (
+    CounterstainError,
+    InputError,
+    NoTissueError,
+    SplitError,
+    StaleResultError,
+    counted,
+    in_short,
+    listed,
+)
 from counterstain.files import atomic, read_json, write_json
 from counterstain.infer.cells import CellSettings
 from counterstain.infer.encode import EncodeSettings
@@ -164,6 +173,8 @@ def learn_cohort(diagnosis: Diagnosis, job: CohortJob) -> CohortRun:
     aside = _set_aside(usable, job)
     _refuse_one_class(diagnosis, usable, aside, failures)
     _say_sides(diagnosis, usable, aside, failures)
+    if job.encoder.trained_run is not None:
+        _copy_run(job.encoder.trained_run, job.run / "encoder")
     everything = _encoded(diagnosis, usable, _learning(usable, aside, job), job, job.run, failures, encoder)
     _refuse_few(diagnosis, rows, job, failures)
     _refuse_one_class(diagnosis, everything.slides, aside, failures)
@@ -270,6 +281,11 @@ def _refuse_one_class(
     for name, is_aside in (("to learn from", False), ("to choose and calibrate on", True)):
         found = {slide.label for slide in slides if (slide.slide_id in aside) is is_aside}
         for label, word in enumerate(diagnosis.classes.names):
+            if label not in found and not failures:
+                raise InputError(
+                    f"No {word} slide is there {name}. Give some {word} slides the split {'val' if is_aside else 'train'}"
+                    f"{', or leave val out' if is_aside else ''}."
+                )
             if label not in found:
                 problem = f"No {word} slide {name} can be used. Mend these slides, or take them out of the table:"
                 raise InputError(listed(problem, _reasons(failures)))
@@ -350,12 +366,13 @@ def _given_encoder(job: CohortJob, num_learning: int) -> PatchEncoder | None:
 
     Raises:
         InputError: When it is none, or one is to be trained on fewer cells than slides.
+        StaleResultError: When the run holds another one.
     """
     choice, folder = job.encoder, job.run / "encoder"
     if choice.trained_run is not None:
-        scae_encoder(choice.trained_run)  # refuses what is none before it is copied
-        _copy_run(choice.trained_run, folder)
-        return scae_encoder(folder)
+        encoder = scae_encoder(choice.trained_run)
+        _refuse_another(choice.trained_run, folder)
+        return encoder
     if choice.is_trained_here:
         choice.training.drawing(num_learning)  # refuses too few cells
     if choice.is_trained_here or choice.encoded is not None:
@@ -380,15 +397,20 @@ def that_leave(failures: Sequence[Failure]) -> tuple[Failure, ...]:
     """
     pale = [one.slide_id for one in failures if one.kind == NoTissueError.__name__]
     if pale:
-        log.say(f"Too pale to train the encoder, and learned from all the same: {', '.join(pale)}")
+        log.say(
+            f"Too pale to train the encoder, encoded all the same: {counted(len(pale), 'slide')} ({in_short(pale)})"
+        )
     return tuple(one for one in failures if one.slide_id not in pale)
+
+
+def _refuse_another(source: Path, folder: Path) -> None:
+    if (folder / _RUN_FILES[-1]).exists() and model_digest(folder) != model_digest(source):
+        raise StaleResultError(f"{folder} holds another encoder than {source}. Give another run folder.")
 
 
 def _copy_run(source: Path, folder: Path) -> None:
     """Copies a finished run, so that a diagnosis's folder is enough to diagnose with."""
     if (folder / _RUN_FILES[-1]).exists():
-        if model_digest(folder) != model_digest(source):
-            raise StaleResultError(f"{folder} holds another encoder than {source}. Give another run folder.")
         return
     folder.mkdir(parents=True, exist_ok=True)
     for name in _RUN_FILES:
