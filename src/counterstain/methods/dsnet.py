@@ -36,7 +36,7 @@ class DSNet(SlideMethod):
     """Dual-stream network: local embeddings and multi-scale thumbnails, weighed against each other for every slide."""
 
     name: ClassVar[str] = "dsnet"
-    revision: ClassVar[int] = 2  # in the first, the cell head learned from the whole network's loss as well
+    revision: ClassVar[int] = 2
     config_type: ClassVar[type[DSNetConfig]] = DSNetConfig
     presets: ClassVar[Mapping[str, DSNetConfig]] = {
         "paper": DSNetConfig(propagation="uhrig"),
@@ -45,7 +45,8 @@ class DSNet(SlideMethod):
             warmup_epochs=2,
             schedule="cosine",
             select="last",
-            cell_head=True,
+            hide_cells=0.5,
+            cell_heads=8,
             evidence_kind="cells",
         ),
     }

@@ -32,6 +32,10 @@ _TRAINING: dict[str, TrainSettings] = {"paper": _LONG, "short": _SHORT}
 class MeanPoolConfig(SlideConfig, bags.PoolingSettings):
     """How cells are pooled, then the settings of learning."""
 
+    def __post_init__(self) -> None:
+        SlideConfig.__post_init__(self)
+        bags.PoolingSettings.__post_init__(self)
+
 
 class MeanPool(SlideMethod):
     """A linear classifier of the mean embedding, or of the most positive cell."""

@@ -7,7 +7,7 @@ padding nor what stands elsewhere can be seen. A slide without cells gets what t
 torchmil's in tests: that has one logit, no CLAM of several branches, a smooth SVM that mixes cells, no masks in TransMIL.
 
 Shapes: B slides, N cells of the largest bag, C channels, D width of an embedding, K classes (2), A branches of attention
-(1, shared by the classes, or K), M cells that were picked, H W rows and columns.
+(1, shared by the classes, or K), E linear classifiers, M cells that were picked, H W rows and columns.
 Does not know: training, files, methods.
 """
 
@@ -85,49 +85,82 @@ class PoolingSettings:
 
     Args:
         pool: "mean", the mean of embeddings is classified, or "max", every cell is and the most positive one decides.
+        heads: How many linear classifiers learn, each from its own answer alone; theirs are averaged. Which cell "max"
+            settles on hangs on the first weights: several settle on several.
+
+    Raises:
+        InputError: When there is no classifier; `UnknownNameError` when the pooling has another name.
     """
 
     pool: Literal["mean", "max"] = "mean"
+    heads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.pool not in ("mean", "max"):
+            raise UnknownNameError("pooling", self.pool, ("mean", "max"))
+        if self.heads < 1:
+            raise InputError(f"{self.heads} linear classifiers were asked for; give 1 or more.")
 
 
 class PoolingNetwork(SlideNetwork):
     """A linear classifier of the mean cell, or of the most positive one: what any cleverer network must beat.
 
-    Its evidence is the log-odds of each cell; their mean, or the largest, is the slide's. Comparable over slides.
+    Its evidence is the log-odds of each cell; their mean, or with one classifier the largest, is the slide's. Comparable
+    over slides.
 
     Args:
         num_features: C.
         settings: How cells are pooled.
 
-    Raises:
-        UnknownNameError: When the pooling has another name.
-
-    Source: "mean" and "max" pooling of Ilse et al. 2018, arXiv 1802.04712, section 2.4.
+    Source: "mean" and "max" pooling of Ilse et al. 2018, arXiv 1802.04712, section 2.4. Several classifiers are ours.
     """
 
     def __init__(self, num_features: int, settings: PoolingSettings = PoolingSettings()) -> None:
         super().__init__()
-        if settings.pool not in ("mean", "max"):
-            raise UnknownNameError("pooling", settings.pool, ("mean", "max"))
         self.settings = settings
-        self.head = nn.Linear(num_features, NUM_CLASSES)
+        self.head = nn.Linear(num_features, settings.heads * NUM_CLASSES)
 
     def forward(self, batch: SlideBatch) -> Tensor:
+        return self.answers(batch).mean(1)
+
+    def learn(self, batch: SlideBatch, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """As the contract has it; of several classifiers each learns from its own answer, none from their mean."""
+        if self.settings.heads == 1:
+            return super().learn(batch, labels_B)
+        answers_BEK = self.answers(batch)
+        return answers_BEK.mean(1).detach(), own_losses(answers_BEK, labels_B)
+
+    def answers(self, batch: SlideBatch) -> Tensor:
+        """(B, E, 2) float32: the logits of each of E classifiers."""
         bags = bags_of(batch)
         if self.settings.pool == "mean":
             num_B1 = bags.is_cell_BN.sum(1, keepdim=True).clamp(min=1)
-            logits_BK: Tensor = self.head(bags.cells_BNC.sum(1) / num_B1)
-            return logits_BK.float()
-        logits_BNK: Tensor = self.head(bags.cells_BNC).float()
-        log_odds_BN = logits_BNK[..., 1] - logits_BNK[..., 0]
+            return self._classified(bags.cells_BNC.sum(1) / num_B1)
+        logits_BNEK = self._classified(bags.cells_BNC)
+        log_odds_BNE = logits_BNEK[..., 1] - logits_BNEK[..., 0]
         # padding is zeros: of an empty bag the first row is taken, and only the bias speaks
-        best_B = log_odds_BN.masked_fill(~bags.is_cell_BN, -torch.inf).argmax(1)
-        return logits_BNK[torch.arange(len(best_B), device=best_B.device), best_B]
+        best_BE = log_odds_BNE.masked_fill(~bags.is_cell_BN[..., None], -torch.inf).argmax(1)
+        return logits_BNEK.take_along_dim(best_BE[:, None, :, None], dim=1)[:, 0]
 
     def evidence(self, batch: SlideBatch) -> Tensor:
         bags = bags_of(batch)
-        logits_BNK = self.head(bags.cells_BNC)
+        logits_BNK = self._classified(bags.cells_BNC).mean(2)
         return onto_grid(logits_BNK[..., 1] - logits_BNK[..., 0], bags, batch)
+
+    def _classified(self, cells: Tensor) -> Tensor:
+        """(..., E, 2) float32 from (..., C)."""
+        logits: Tensor = self.head(cells)
+        return logits.float().unflatten(-1, (self.settings.heads, NUM_CLASSES))
+
+
+def own_losses(answers_BEK: Tensor, labels_B: Tensor) -> Tensor:
+    """The cross entropy of each of E classifiers, averaged.
+
+    Args:
+        answers_BEK: Their logits.
+        labels_B: int64, 0 or 1.
+    """
+    return F.cross_entropy(answers_BEK.flatten(0, 1), labels_B.repeat_interleave(answers_BEK.shape[1]))
 
 
 class GatedAttention(nn.Module):

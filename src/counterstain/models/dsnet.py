@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from counterstain.errors import InputError, UnknownNameError
 from counterstain.models.attribution import OrdinaryCells, integrated_evidence
-from counterstain.models.bags import PoolingNetwork, PoolingSettings
+from counterstain.models.bags import PoolingNetwork, PoolingSettings, own_losses
 from counterstain.models.dsnet_blocks import (
     ConcurrentBottleneck,
     Excitation,
@@ -70,11 +70,12 @@ class DSNetArchitecture:
         spatial_bottleneck: Whether bottlenecks halve their grid within.
         mask_thumbnail: Whether thumbnails are blank where no cell was observed.
         evidence_kind: "grad_cam" as in the paper, on coarse cells; "integrated" is what each cell adds to the difference of
-            the logits, see `integrated_evidence`, for sixteen passes a slide; "cells" is what the cell head says of each.
-        cell_head: Whether a linear classifier of single cells stands beside the network, as wide as it is shallow: what it
-            says of the most positive cell is added to the logits. The head learns from that alone, the network what the
-            head leaves unexplained. Ours: with few slides a deep network does not find the cells that a linear one does.
-            The paper has none.
+            the logits, see `integrated_evidence`, for sixteen passes a slide; "cells" is what the cell heads say of each.
+        cell_heads: How many linear classifiers of single cells stand beside the network, as wide as it is shallow: the mean
+            of what each says of the cell that it finds most positive is added to the logits. Each learns from its own
+            answer alone, and the network what they leave unexplained. Ours: with few slides a deep network does not find
+            the cells that a linear classifier does, and which of them one finds hangs on its first weights. The paper has
+            none.
 
     Raises:
         InputError: When a number can't be used; `UnknownNameError` for names.
@@ -101,19 +102,21 @@ class DSNetArchitecture:
     spatial_bottleneck: bool = True
     mask_thumbnail: bool = False
     evidence_kind: EvidenceKind = "grad_cam"
-    cell_head: bool = False
+    cell_heads: int = 0
 
     def __post_init__(self) -> None:
         named = {"propagation": Propagation, "norm": NormKind, "streams": Streams, "evidence_kind": EvidenceKind}
         for field, names in named.items():
             if getattr(self, field) not in get_args(names):
                 raise UnknownNameError(field, getattr(self, field), get_args(names))
-        if self.evidence_kind == "cells" and (not self.cell_head or self.streams == "regional"):
+        if self.evidence_kind == "cells" and (not self.cell_heads or self.streams == "regional"):
             raise InputError(
-                "evidence_kind = 'cells' was given to a DSNet without a cell head. Set cell_head = true and look at "
+                "evidence_kind = 'cells' was given to a DSNet without cell heads. Set cell_heads = 8 and look at "
                 "embeddings, or take 'grad_cam' or 'integrated'."
             )
         check_levels(self.levels)
+        if self.cell_heads < 0:
+            raise InputError(f"cell_heads = {self.cell_heads} was given; 0 or more was expected.")
         for field, widths in (("ratio_cb", LOCAL_WIDTHS[1:]), ("ratio_ms", REGIONAL_WIDTHS[1:])):
             ratio = getattr(self, field)
             if ratio < 1 or any(width % ratio for width in widths):
@@ -155,15 +158,16 @@ class DSNet(SlideNetwork):
         self.last = SparseUnit(SparseConv(_DEEP, _LAST), architecture.norm)
         self.head = SlideHead(_LAST, architecture.head_width)
         self.ordinary = OrdinaryCells(num_features)
-        has_cell_head = architecture.cell_head and self.has_local
-        self.cell_head = PoolingNetwork(num_features, PoolingSettings("max")) if has_cell_head else None
+        has_cell_heads = architecture.cell_heads > 0 and self.has_local
+        heads = PoolingSettings("max", architecture.cell_heads) if has_cell_heads else None
+        self.cell_heads = None if heads is None else PoolingNetwork(num_features, heads)
 
     def forward(self, batch: SlideBatch) -> Tensor:
         logits_B2 = self._deep(batch)
-        return logits_B2 if self.cell_head is None else logits_B2 + self.cell_head(batch)
+        return logits_B2 if self.cell_heads is None else logits_B2 + self.cell_heads(batch)
 
     def _deep(self, batch: SlideBatch) -> Tensor:
-        """Logits of the two streams, without the cell head's."""
+        """Logits of the two streams, without the cell heads'."""
         features_BChw, support, _ = self._cells(batch)
         logits_B2: Tensor = self.head(features_BChw, support.observed_B1HW)
         return logits_B2
@@ -171,11 +175,11 @@ class DSNet(SlideNetwork):
     def learn(self, batch: SlideBatch, labels_B: Tensor) -> tuple[Tensor, Tensor]:
         """As the contract has it; and remembers what cells of negative slides look like, for evidence."""
         self.ordinary.follow(batch, labels_B)
-        if self.cell_head is None:
+        if self.cell_heads is None:
             return super().learn(batch, labels_B)
-        cells_B2 = self.cell_head(batch)
-        # detached: what the network makes of slides it knows by heart would spoil the head
-        return self._deep(batch) + cells_B2.detach(), F.cross_entropy(cells_B2, labels_B)
+        answers_BE2 = self.cell_heads.answers(batch)
+        # detached: what the network makes of slides it knows by heart would spoil the heads
+        return self._deep(batch) + answers_BE2.mean(1).detach(), own_losses(answers_BE2, labels_B)
 
     @torch.no_grad()
     def local_shares(self, batch: SlideBatch) -> Tensor | None:
@@ -202,8 +206,8 @@ class DSNet(SlideNetwork):
         self.eval()
         try:
             if self.architecture.evidence_kind == "cells":
-                assert self.cell_head is not None, "settings without a cell head were refused"
-                return self.cell_head.evidence(batch)
+                assert self.cell_heads is not None, "settings without cell heads were refused"
+                return self.cell_heads.evidence(batch)
             if self.architecture.evidence_kind == "integrated":
                 return integrated_evidence(self, batch, self.ordinary)
             return self._grad_cam(batch)
