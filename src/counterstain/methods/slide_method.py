@@ -191,7 +191,11 @@ class SlideMethod(Method):
             name: whole_hash(value) if isinstance(value, Path) else value for name, value in asdict(self.config).items()
         }
         digest = settings_hash(*self.known_as(), settings_of, self.first_seed, training, train.digest(), val.digest())
-        tree = {"method": self.name, "settings": to_tree(self.config), "training": to_tree(settings)}
+        tree: dict[str, Any] = {
+            "method": self.name,
+            "settings": to_tree(self.config),
+            "training": to_tree(settings),
+        }
         if self.revision > 1:
             tree["revision"] = self.revision
         tree["data"] = {
