@@ -194,7 +194,7 @@ def test_how_far_a_batch_has_come_is_said_now_and_then(
     monkeypatch.setattr(log, "_LINE_EVERY_S", 0.0)
     slides = [CohortSlide(name, tmp_path / name) for name in ("gone.tiff", "neither.tiff")]
     diagnose_all(slides, job)
-    assert "Diagnosed neither.tiff: 2/2 slides" in capsys.readouterr().err
+    assert "Done with neither.tiff: 2/2 slides" in capsys.readouterr().err
 
 
 def test_the_table_keeps_slides_that_were_done_before(job: DiagnoseJob, tmp_path: Path) -> None:

@@ -48,9 +48,9 @@ def test_how_far_a_batch_has_come_is_said_now_and_then(
 ) -> None:
     monkeypatch.setattr(log, "_LINE_EVERY_S", 0.0)
     encode_cohort(Cohort.from_folder(slides).slides, job_for(tmp_path / "out"))
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Encoded ")]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Done with ")]
     assert [line.split(",")[0] for line in said] == [
-        f"Encoded {name}: {number}/4 slides"
+        f"Done with {name}: {number}/4 slides"
         for number, name in enumerate(("a.tiff", "b.tiff", "c.tiff", "deeper/a.tiff"), 1)
     ]
 

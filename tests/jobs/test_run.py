@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from counterstain import log
 from counterstain.errors import DamagedSlideError
 from counterstain.jobs import run_all
 
@@ -44,3 +45,18 @@ def test_a_note_that_can_t_be_written_or_removed_does_not_end_the_batch(
     said = capsys.readouterr().err
     assert "can't be written" in said
     assert "can't be removed" in said
+
+
+def test_every_slide_is_counted_once_its_work_has_ended_failed_ones_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_LINE_EVERY_S", 0.0)
+    work = {"a": lambda: 1, "b": damaged, "c": lambda: log.say("at work on c")}
+    run_all(work, tmp_path, log.Counter("Done with", 3, "slides", None))
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "Done with a: 1/3 slides",
+        "b: Slide 'b.svs' can't be decoded.",
+        "Done with b: 2/3 slides",
+        "at work on c",
+        "Done with c: 3/3 slides",
+    ]

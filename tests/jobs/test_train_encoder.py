@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from counterstain import log
 from counterstain.data.cohorts import CohortSlide
 from counterstain.data.encoder_patches import DrawSettings
 from counterstain.errors import InputError, StaleResultError
@@ -93,10 +94,14 @@ def test_other_slides_or_settings_are_named_and_refused_before_anything_is_drawn
     assert [one.slide_id for one in train_encoder(entries, run, readers)] == ["s1"]
 
 
-def test_where_no_slide_can_be_read_the_reasons_are_told(tmp_path: Path) -> None:
+def test_where_no_slide_can_be_read_the_reasons_are_told_and_all_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_LINE_EVERY_S", 0.0)
     entries = entries_of(tmp_path, 2, mpp=None)
     with pytest.raises(InputError, match=r"No training slide could be read(.|\n)*s0: (.|\n)*s1: "):
         train_encoder(entries, tmp_path / "run", HOW)
+    assert "Drawing cells s1: 2/2 slides" in capsys.readouterr().err
     assert not (tmp_path / "run" / "run.json").exists()
 
 

@@ -19,6 +19,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,9 @@ def cut_by_evidence(
     _refuse_one_name(picks)
     # Before the first patch, so that a kill leaves none that nobody knows the settings of.
     write_json(job.out / NOTE, {"inputs_hash": inputs_hash})
+    work = {row.slide_id: partial(_cut, row, picks[row.slide_id], encoded[row.slide_id], job) for row in rows}
     with log.progress("Cutting patches", len(rows), "slides") as counter:
-        work = {row.slide_id: _cut(row, picks[row.slide_id], encoded[row.slide_id], job, counter) for row in rows}
-        outcomes = run_all(work, job.out / "failed")
+        outcomes = run_all(work, job.out / "failed", counter)
     done = [row for row in rows if row.slide_id in outcomes.done]
     tree = {
         "inputs_hash": inputs_hash,
@@ -244,24 +245,18 @@ def _name(slide_id: str, place: tuple[int, int]) -> str:
     return f"images/{slide_id.replace('/', '_')}_{place[0]}_{place[1]}.png"
 
 
-def _cut(
-    row: DiagnosisSlide, picked: Picked, encoded: EncodedSlide, job: CascadeJob, counter: log.Counter
-) -> Callable[[], int]:
-    def work() -> int:
-        places = (*picked.tumour, *picked.normal)
-        size = Size(job.settings.patch_px, job.settings.patch_px)
-        mpp = job.slide_mpp if job.slide_mpp is not None else row.entry.mpp
-        with open_slide(row.entry.path, mpp, assume_mpp=job.assume_mpp) as slide:
-            for place in places:
-                path = job.out / _name(row.slide_id, place)
-                if not path.exists():
-                    pixels = slide.read_resized(encoded.frame.to_level0(Box(place[1], place[0], 1, 1)), size)
-                    with atomic(path) as temporary:
-                        write_image(temporary, pixels)
-        counter.advance(note=row.slide_id)
-        return len(places)
-
-    return work
+def _cut(row: DiagnosisSlide, picked: Picked, encoded: EncodedSlide, job: CascadeJob) -> int:
+    places = (*picked.tumour, *picked.normal)
+    size = Size(job.settings.patch_px, job.settings.patch_px)
+    mpp = job.slide_mpp if job.slide_mpp is not None else row.entry.mpp
+    with open_slide(row.entry.path, mpp, assume_mpp=job.assume_mpp) as slide:
+        for place in places:
+            path = job.out / _name(row.slide_id, place)
+            if not path.exists():
+                pixels = slide.read_resized(encoded.frame.to_level0(Box(place[1], place[0], 1, 1)), size)
+                with atomic(path) as temporary:
+                    write_image(temporary, pixels)
+    return len(places)
 
 
 def _told(row: DiagnosisSlide, picked: Picked, side_of: Mapping[str, str]) -> dict[str, Any]:

@@ -151,16 +151,9 @@ def diagnose_all(slides: Sequence[CohortSlide], job: DiagnoseJob, dropped: Seque
     Returns:
         For each slide that was done, what `diagnose_slide` gives; and failures.
     """
-    counter = log.Counter("Diagnosed", len(slides), "slides", None)  # a slide's own display would hide another one
-
-    def work_on(entry: CohortSlide) -> dict[str, Any]:
-        try:
-            return diagnose_slide(entry, job)
-        finally:
-            counter.advance(note=entry.slide_id)
-
-    work = {entry.slide_id: partial(work_on, entry) for entry in slides}
-    outcomes = run_all(work, job.out)
+    counter = log.Counter("Done with", len(slides), "slides", None)  # a slide's own display would hide another one
+    work = {entry.slide_id: partial(diagnose_slide, entry, job) for entry in slides}
+    outcomes = run_all(work, job.out, counter)
     _write_table(job.out, outcomes, dropped)
     return outcomes
 

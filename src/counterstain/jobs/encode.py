@@ -11,7 +11,7 @@ again, and the one that was under way goes on where it was.
 Does not know: command lines, labels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -72,11 +72,11 @@ def encode_cohort(entries: Sequence[CohortSlide], job: EncodeJob) -> Outcomes[Fe
     """
     if job.outline is not None and len(entries) != 1:
         raise InputError(f"An outline was given with {len(entries)} slides; it belongs to one. Encode that one alone.")
-    counter = log.Counter("Encoded", len(entries), "slides", None)  # slides' own displays would hide another one
-    work = {entry.slide_id: _work(entry, job, counter) for entry in entries}
+    work = {entry.slide_id: partial(_encode, entry, job) for entry in entries}
     if len(work) != len(entries):
         raise InputError("Slides of one id were given; they would share a folder. Give each an id of its own.")
-    return run_all(work, job.out)
+    counter = log.Counter("Done with", len(entries), "slides", None)  # slides' own displays would hide another one
+    return run_all(work, job.out, counter)
 
 
 def try_slides(
@@ -93,36 +93,26 @@ def try_slides(
     Returns:
         Those that can't be opened or read, or whose resolution nobody says.
     """
+
+    def work(entry: CohortSlide) -> None:
+        mpp = slide_mpp if slide_mpp is not None else entry.mpp
+        with open_slide(entry.path, mpp, assume_mpp=assume_mpp) as slide:
+            _ = slide.mpp  # refuses what nobody says
+            slide.read_resized(Box(slide.size.width // 2, slide.size.height // 2, 1, 1), Size(1, 1))
+
     with log.progress("Looking at slides", len(entries), "slides") as counter:
-
-        def work(entry: CohortSlide) -> None:
-            counter.advance(note=entry.slide_id)
-            mpp = slide_mpp if slide_mpp is not None else entry.mpp
-            with open_slide(entry.path, mpp, assume_mpp=assume_mpp) as slide:
-                _ = slide.mpp  # refuses what nobody says
-                slide.read_resized(Box(slide.size.width // 2, slide.size.height // 2, 1, 1), Size(1, 1))
-
-        return run_all({entry.slide_id: partial(work, entry) for entry in entries}, out).failures
+        return run_all({entry.slide_id: partial(work, entry) for entry in entries}, out, counter).failures
 
 
-def _work(entry: CohortSlide, job: EncodeJob, counter: log.Counter) -> Callable[[], FeatureHeader]:
-    def work() -> FeatureHeader:
-        mpp = job.slide_mpp if job.slide_mpp is not None else entry.mpp
-        folder = job.out / entry.slide_id
-        with open_slide(entry.path, mpp, assume_mpp=job.assume_mpp) as slide:
-            tissue = None if job.outline is None else load_tissue(job.outline, slide, job.cells.tissue)
-            header = encode_slide(slide, job.encoder, folder, job.cells, job.settings, tissue)
-        if job.with_dense:
-            write_dense(folder, header.encoder.name)
-        return header
-
-    def counted() -> FeatureHeader:
-        try:
-            return work()
-        finally:
-            counter.advance(note=entry.slide_id)
-
-    return counted
+def _encode(entry: CohortSlide, job: EncodeJob) -> FeatureHeader:
+    mpp = job.slide_mpp if job.slide_mpp is not None else entry.mpp
+    folder = job.out / entry.slide_id
+    with open_slide(entry.path, mpp, assume_mpp=job.assume_mpp) as slide:
+        tissue = None if job.outline is None else load_tissue(job.outline, slide, job.cells.tissue)
+        header = encode_slide(slide, job.encoder, folder, job.cells, job.settings, tissue)
+    if job.with_dense:
+        write_dense(folder, header.encoder.name)
+    return header
 
 
 def open_encoder(

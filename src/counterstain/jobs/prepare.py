@@ -14,8 +14,9 @@ Does not know: command lines, the rules of the recipe.
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -129,14 +130,16 @@ def prepare(entries: Sequence[CohortSlide], job: PrepareJob, dropped: Sequence[D
     job.ledger.open(_plan_tree(plan, job))
     slides = {one.name: one for one in plan.slides}
     with log.progress("Looking for places", len(slides), "slides") as counter:
-        surveys = run_all({name: _survey(one, job, counter) for name, one in slides.items()}, job.ledger.folder)
+        surveys = run_all(
+            {name: partial(_survey, one, job) for name, one in slides.items()}, job.ledger.folder, counter
+        )
     found = {name: Surveyed(one, slides[name].is_tumour, slides[name].split) for name, one in surveys.done.items()}
     picks = choose(found, settings)
     _refuse_no_tumour(picks, surveys.failures)
     (job.out / TABLE).unlink(missing_ok=True)  # a folder with a table is a whole dataset
     with log.progress("Cutting", len(found), "slides") as counter:
-        work = {name: _cut(slides[name], found[name].survey, picks[name], job, counter) for name in found}
-        cuts = run_all(work, job.ledger.folder)
+        work = {name: partial(_cut, slides[name], found[name].survey, picks[name], job) for name in found}
+        cuts = run_all(work, job.ledger.folder, counter)
     found = {name: one for name, one in found.items() if name in cuts.done}
     failures = (*surveys.failures, *cuts.failures)
     _refuse_no_tumour({name: picks[name] for name in found}, failures)
@@ -165,43 +168,35 @@ def _inputs_hash(entry: TumourSlide, job: PrepareJob) -> str:
     return settings_hash(file_hash(entry.entry.path), drawn, entry.is_tumour, resolution, job.settings.for_survey())
 
 
-def _survey(entry: TumourSlide, job: PrepareJob, counter: log.Counter) -> Callable[[], Survey]:
-    def work() -> Survey:
-        inputs_hash = _inputs_hash(entry, job)
-        survey = job.ledger.survey(entry.name, inputs_hash)
-        if survey is None:
-            areas = job.areas(entry)
-            if areas is not None and areas.num_empty:
-                log.say(f"{entry.name}: {areas.num_empty} annotations without an area were left out")
-            with job.open(entry) as slide:
-                survey = survey_slide(slide, areas, job.settings)
-            job.ledger.keep_survey(entry.name, inputs_hash, survey)
-        counter.advance(note=entry.name)
-        return survey
-
-    return work
+def _survey(entry: TumourSlide, job: PrepareJob) -> Survey:
+    inputs_hash = _inputs_hash(entry, job)
+    survey = job.ledger.survey(entry.name, inputs_hash)
+    if survey is None:
+        areas = job.areas(entry)
+        if areas is not None and areas.num_empty:
+            log.say(f"{entry.name}: {areas.num_empty} annotations without an area were left out")
+        with job.open(entry) as slide:
+            survey = survey_slide(slide, areas, job.settings)
+        job.ledger.keep_survey(entry.name, inputs_hash, survey)
+    return survey
 
 
-def _cut(entry: TumourSlide, survey: Survey, picks: Picks, job: PrepareJob, counter: log.Counter) -> Callable[[], int]:
-    def work() -> int:
-        images = {_image(entry.name, survey, place): place for place in (*picks.tumour, *picks.normal)}
-        masks = {_mask(image): place for image, place in images.items()} if entry.split != "train" else {}
-        job.ledger.claim(entry.name, _inputs_hash(entry, job), [*images, *masks])
-        patch_px = job.settings.patch_px
-        areas = job.areas(entry) if masks else None
-        for file, place in masks.items():
+def _cut(entry: TumourSlide, survey: Survey, picks: Picks, job: PrepareJob) -> int:
+    images = {_image(entry.name, survey, place): place for place in (*picks.tumour, *picks.normal)}
+    masks = {_mask(image): place for image, place in images.items()} if entry.split != "train" else {}
+    job.ledger.claim(entry.name, _inputs_hash(entry, job), [*images, *masks])
+    patch_px = job.settings.patch_px
+    areas = job.areas(entry) if masks else None
+    for file, place in masks.items():
+        if not (job.out / file).exists():
+            with atomic(job.out / file) as temporary:
+                write_mask(temporary, patch_mask(areas, survey.frame(place, patch_px)), CLASSES.colors)
+    with job.open(entry) as slide:
+        for file, place in images.items():
             if not (job.out / file).exists():
                 with atomic(job.out / file) as temporary:
-                    write_mask(temporary, patch_mask(areas, survey.frame(place, patch_px)), CLASSES.colors)
-        with job.open(entry) as slide:
-            for file, place in images.items():
-                if not (job.out / file).exists():
-                    with atomic(job.out / file) as temporary:
-                        write_image(temporary, read_patch(slide, survey.frame(place, patch_px)))
-        counter.advance(note=entry.name)
-        return len(images)
-
-    return work
+                    write_image(temporary, read_patch(slide, survey.frame(place, patch_px)))
+    return len(images)
 
 
 def _image(name: str, survey: Survey, place: int) -> str:

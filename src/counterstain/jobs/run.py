@@ -49,13 +49,16 @@ class Outcomes(Generic[ResultT]):
     failures: tuple[Failure, ...]
 
 
-def run_all(work: Mapping[str, Callable[[], ResultT]], folder: Path) -> Outcomes[ResultT]:
+def run_all(
+    work: Mapping[str, Callable[[], ResultT]], folder: Path, counter: log.Counter | None = None
+) -> Outcomes[ResultT]:
     """Does every piece of work; a failing one is noted and the next is taken.
 
     Args:
         work: What to do for each slide identifier.
         folder: Where the slides' own folders are; a failed one gets `error.txt` with reason and traceback, a later success
             removes it.
+        counter: Advances by one after each slide, failed ones too, so its words must not say that it was done.
     """
     done: dict[str, ResultT] = {}
     failures: list[Failure] = []
@@ -69,6 +72,9 @@ def run_all(work: Mapping[str, Callable[[], ResultT]], folder: Path) -> Outcomes
             _write_note(note, failures[-1].reason, error)
         else:
             _remove_note(note)
+        finally:
+            if counter is not None:
+                counter.advance(note=slide_id)
     return Outcomes(done, tuple(failures))
 
 

@@ -10,8 +10,9 @@ Does not know: labels, splits: whoever calls it gives training slides alone.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,9 @@ def train_encoder(
             return tuple(Failure(**one) for one in note["failures"])
     log.say(f"Training an encoder (S-CAE) on cells of {len(entries)} slides")
     cells = folder / "cells"
+    work = {entry.slide_id: partial(_drawing, entry, cells, draw, how) for entry in entries}
     with log.progress("Drawing cells", len(entries), "slides") as counter:
-        work = {entry.slide_id: _drawing(entry, cells, draw, how, counter) for entry in entries}
-        outcomes = run_all(work, folder / "failed")
+        outcomes = run_all(work, folder / "failed", counter)
     if not outcomes.done:
         reasons = [f"{one.slide_id}: {one.reason}" for one in outcomes.failures]
         raise InputError(
@@ -166,14 +167,7 @@ def _shown(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _drawing(
-    entry: CohortSlide, cells: Path, draw: DrawSettings, how: EncoderTraining, counter: log.Counter
-) -> Callable[[], DrawnCells]:
-    def work() -> DrawnCells:
-        mpp = how.slide_mpp if how.slide_mpp is not None else entry.mpp
-        with open_slide(entry.path, mpp, assume_mpp=how.assume_mpp) as slide:
-            drawn = draw_slide_cells(slide, draw, cells)
-        counter.advance(note=entry.slide_id)
-        return drawn
-
-    return work
+def _drawing(entry: CohortSlide, cells: Path, draw: DrawSettings, how: EncoderTraining) -> DrawnCells:
+    mpp = how.slide_mpp if how.slide_mpp is not None else entry.mpp
+    with open_slide(entry.path, mpp, assume_mpp=how.assume_mpp) as slide:
+        return draw_slide_cells(slide, draw, cells)
