@@ -61,9 +61,3 @@ def test_the_exam_s_slides_are_of_other_patients_and_each_has_cells_that_were_no
     assert not {slide.patient_id for slide in train.slides} & {slide.patient_id for slide in val.slides}
     observed = [read_encoded(slide.folder, "planted").observed for slide in (*train.slides, *val.slides)]
     assert all(0 < cells.sum() < cells.size for cells in observed)
-
-
-@pytest.mark.parametrize("name", SLIDE_METHODS)
-def test_no_preset_hides_cells(name: str) -> None:
-    presets = find_slide_method(name).presets
-    assert {preset: config.hide_cells for preset, config in presets.items()} == dict.fromkeys(presets, 0.0)
