@@ -56,3 +56,21 @@ def test_what_can_t_be_compared_gets_one_line(
         assert run(["compare", str(out), "--data", str(patches), *more]) == WRONG_USE
         assert told in capsys.readouterr().err
     assert not list(out.rglob("model.json"))
+
+
+def test_a_study_of_patches_refuses_flags_of_slides_by_name(
+    study: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["compare", str(tmp_path / "out"), "--data", str(patches), "--study", str(study)]
+    for more in (["--labels", "tcga"], ["--patient-is-slide"], ["--encoded", str(patches)], ["--encoder", "scae"]):
+        assert run([*given, *more]) == WRONG_USE
+        said = capsys.readouterr().err
+        assert f"{more[0]} was given, and study {str(study)!r} is of patches. Leave it out." in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_says_what_flags_of_slides_are_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", "--help"]) == OK
+    shown = capsys.readouterr().out
+    assert "Studies of slides" in shown
+    assert "studies of patches have --data instead" in " ".join(shown.replace("│", " ").split())

@@ -125,6 +125,27 @@ def test_a_study_of_slides_needs_a_table_and_what_was_encoded(
     assert not (study.parent / "out").exists()
 
 
+def test_a_study_of_slides_refuses_flags_of_patches_by_name(
+    slides: SlideSet, study: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--study", study, "--cohort", table, "--encoded", slides.slides[0].folder.parent, "--encoder", "planted"]
+    for more in (["--data", study.parent], ["--seeds", "0"], ["--split", "test"], ["--again"], ["--weights", table]):
+        code, said = compare(capsys, study.parent / "out", *given, *more)
+        assert code == WRONG_USE
+        assert f"{more[0]} was given, and study {str(study)!r} is of slides. Leave it out." in said
+    assert not (study.parent / "out").exists()
+
+
+def test_rows_that_no_slide_comes_of_are_said(
+    slides: SlideSet, study: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.write_text(table.read_text() + "gone,P99,gone.svs,tumour,train\n")
+    given = ["--study", study, "--cohort", table, "--encoded", slides.slides[0].folder.parent, "--encoder", "planted"]
+    code, said = compare(capsys, study.parent / "out", *given, "--only", "mean")
+    assert code == OK
+    assert "gone.svs" in said
+
+
 def test_slides_that_the_encoder_did_not_encode_are_named(
     slides: SlideSet, study: Path, table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

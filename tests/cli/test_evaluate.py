@@ -121,3 +121,25 @@ def test_tumour_masks_get_a_table_of_their_own(
     for head in ("F1 positives", "F1 negatives", "F1 mix", "'stripes' everywhere", "60 to 100 %"):
         assert head in shown.out
     assert "nothing was found on" in shown.err
+
+
+def test_flags_of_slides_are_refused_by_name_where_no_slides_are_given(
+    own_run: Path, patches: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in (
+        ["--labels", "tcga"],
+        ["--patient-is-slide"],
+        ["--encoded", str(patches)],
+        ["--encoder", str(patches)],
+    ):
+        assert run(["evaluate", str(own_run), "--data", str(patches), *more]) == WRONG_USE
+        assert f"{more[0]} was given, and no slides were named by --cohort. Leave it out." in capsys.readouterr().err
+    assert not list(own_run.glob("metrics_*.json"))
+
+
+def test_help_says_what_a_run_remembers_of_its_cohort(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", "--help"]) == OK
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Runs that diagnose slides" in shown
+    assert "Of the cohort that it learned from, a run remembers what was said then" in shown
+    assert "or on labelled slides." in shown

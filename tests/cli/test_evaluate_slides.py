@@ -138,6 +138,32 @@ def test_what_can_t_be_scored_is_refused_before_the_split_is_opened(
     assert not (model / "test_opened.json").exists()
 
 
+def test_flags_that_only_maps_have_are_refused_by_name_where_slides_are_scored(
+    slides: SlideSet, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = table_of(slides, tmp_path)
+    for more in (
+        ["--data", str(tmp_path)],
+        ["--gate", "none"],
+        ["--tta", "d4"],
+        ["--out", str(tmp_path / "scores.json")],
+    ):
+        code, said = evaluate(capsys, model, slides, table, *more)
+        assert code == WRONG_USE
+        assert f"{more[0]} was given, and slides are scored, which --cohort names. Leave it out." in said
+    assert not (model / "test_opened.json").exists()
+
+
+def test_rows_that_no_slide_comes_of_are_said(
+    slides: SlideSet, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = table_of(slides, tmp_path)
+    table.write_text(table.read_text() + "gone,P99,gone.svs,tumour,test\n")
+    encoded = str(slides.slides[0].folder.parent)
+    assert run(["evaluate", str(model), "--cohort", str(table), "--encoded", encoded]) == OK
+    assert "gone.svs" in capsys.readouterr().err
+
+
 def test_the_words_that_a_run_was_trained_with_need_not_be_said_again(
     slides: SlideSet, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,7 @@ def build_app(arguments: list[str]) -> App:
         ("prepare", "Cut patches with tumour / no tumour labels from slides on which tumour was drawn."),
         ("encode", "Turn slides into grids of embeddings and thumbnails."),
         ("predict", "Map the tissue of slides, or diagnose them, with a trained run."),
-        ("evaluate", "Score a run on patches or whole images with pixel truth."),
+        ("evaluate", "Score a run on patches or whole images with pixel truth, or on labelled slides."),
         ("compare", "Train and score the variants of a study with several seeds: a table and a plot."),
         ("export", "Write a finished map for other tools."),
     ):

@@ -6,19 +6,21 @@ Does not know: what a variant changes, how it is scored.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from counterstain import log
 from counterstain.cli import OK, SOME_FAILED
-from counterstain.cli.compare_slides import SlidesGiven, compare_slides
-from counterstain.cli.flags import given
-from counterstain.cli.label_flags import GROUP, LABEL_FLAGS
+from counterstain.cli.compare_slides import compare_slides
+from counterstain.cli.flags import given, refuse_idle
+from counterstain.cli.label_flags import label_flags
 from counterstain.cli.train_slides import CohortFlags
 from counterstain.errors import InputError
 from counterstain.settings import build
 
 _SEVERAL = Parameter(consume_multiple=True, negative_iterable="")
-_SLIDES = Parameter(group=GROUP)
+_GROUP = Group("Studies of slides", help="Labelled slides that were encoded; studies of patches have --data instead.")
+_SLIDES = Parameter(group=_GROUP)
+_SEEDS = (0, 1, 2)
 
 
 def compare(
@@ -29,10 +31,10 @@ def compare(
     data: Path | None = None,
     cohort: Any = None,
     encoded: Annotated[Path | None, _SLIDES] = None,
-    encoder: Annotated[str, _SLIDES] = "scae",
+    encoder: Annotated[str | None, _SLIDES] = None,
     layout: str | None = None,
     mpp: float | None = None,
-    seeds: Annotated[tuple[int, ...], _SEVERAL] = (0, 1, 2),
+    seeds: Annotated[tuple[int, ...], _SEVERAL] = _SEEDS,
     only: Annotated[tuple[str, ...], _SEVERAL] = (),
     weights: Path | None = None,
     second_weights: Path | None = None,
@@ -44,7 +46,8 @@ def compare(
     """Train and score the variants of a study with several seeds: a table and a plot.
 
     Interrupted and called again, it goes on where it stopped: finished runs and scores are kept as long as settings and
-    data are the same. Further seeds and variants may be added later.
+    data are the same. Further seeds and variants may be added later. Dataset, seeds, split and weights are for studies of
+    patches; studies of slides have a cohort that was encoded, and folds.
 
     Args:
         out: The folder of all runs, and of the table and the plot.
@@ -52,7 +55,7 @@ def compare(
         data: The dataset's folder, for a study of patches.
         cohort: The labelled slides, for a study of slides.
         encoded: The folder that slides were encoded to.
-        encoder: Of whose embeddings variants see that name none themselves.
+        encoder: Of whose embeddings variants see that name none themselves; scae by default.
         layout: How the dataset is laid out, where that is in doubt.
         mpp: Microns per pixel of the patches, where the dataset does not say.
         seeds: Of every variant's training.
@@ -73,19 +76,32 @@ def compare(
     from counterstain.report.study import read_study
 
     check_resolution("--mpp", mpp)
-    if is_slide_study(study_file(study)):
-        slides = SlidesGiven(build(CohortFlags, given(cohort)), encoded, encoder)
-        return compare_slides(out, study_file(study), slides, only, json)
-    if data is None:
-        raise InputError(f"Study {study!r} is of patches, and no dataset was given. Pass --data FOLDER.")
-    chosen = read_study(study_file(study))
-    if only:
-        chosen = chosen.only(only)
     files: dict[str, Any] = {
         "weights": weights,
         "second_weights": second_weights,
         "student_weights": student_weights,
     }
+    asked = {"encoded": encoded, "encoder": encoder}
+    of_slides = given(cohort) | {name: value for name, value in asked.items() if value is not None}
+    if is_slide_study(study_file(study)):
+        of_patches = {
+            "data": data,
+            "layout": layout,
+            "mpp": mpp,
+            "seeds": tuple(seeds),
+            "split": split,
+            "again": again,
+            **files,
+        }
+        usual = {"seeds": _SEEDS, "split": "val", "again": False}
+        refuse_idle(of_patches, f"study {study!r} is of slides", usual)
+        return compare_slides(out, study_file(study), build(CohortFlags, of_slides), only, json)
+    refuse_idle(of_slides, f"study {study!r} is of patches")
+    if data is None:
+        raise InputError(f"Study {study!r} is of patches, and no dataset was given. Pass --data FOLDER.")
+    chosen = read_study(study_file(study))
+    if only:
+        chosen = chosen.only(only)
     chosen = chosen.with_settings({name: file for name, file in files.items() if file is not None})
     dataset = open_patches(data, layout)
     found = run(chosen, dataset, out, CompareSettings(tuple(seeds), split, again, mpp))
@@ -100,4 +116,4 @@ def compare(
     return SOME_FAILED if any(row.diverged for row in found.rows) else OK
 
 
-compare.__annotations__["cohort"] = LABEL_FLAGS
+compare.__annotations__["cohort"] = label_flags(_GROUP)

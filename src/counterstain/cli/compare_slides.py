@@ -3,35 +3,19 @@
 Does not know: what a variant changes, how slides are encoded.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from counterstain import log
 from counterstain.cli import OK
-from counterstain.cli.train_slides import CohortFlags, labelled
+from counterstain.cli.train_slides import CohortFlags, labelled, say_left_out
 from counterstain.errors import InputError
 
 if TYPE_CHECKING:
     from counterstain.data.encoded import SlideSet
 
 
-@dataclass(frozen=True)
-class SlidesGiven:
-    """What the command line says of the slides.
-
-    Args:
-        cohort: Which they are, and their labels.
-        encoded: The folder that they were encoded to.
-        encoder: Of whose embeddings variants see that name none themselves.
-    """
-
-    cohort: CohortFlags
-    encoded: Path | None
-    encoder: str
-
-
-def compare_slides(out: Path, file: Path, slides: SlidesGiven, only: tuple[str, ...], json: bool) -> int:
+def compare_slides(out: Path, file: Path, slides: CohortFlags, only: tuple[str, ...], json: bool) -> int:
     """Runs a study of slides.
 
     Slides that the cohort gives a split other than train are left out: test slides are for the end.
@@ -39,7 +23,7 @@ def compare_slides(out: Path, file: Path, slides: SlidesGiven, only: tuple[str, 
     Args:
         out: The folder of all runs, and of the table and the plot.
         file: The study.
-        slides: What they are and where.
+        slides: Which they are, their labels, where they were encoded to, and the encoder of variants that name none.
         only: Variants to compare, beside the reference; all when empty.
         json: Answer as JSON.
 
@@ -63,14 +47,15 @@ def compare_slides(out: Path, file: Path, slides: SlidesGiven, only: tuple[str, 
     return OK
 
 
-def _open(slides: SlidesGiven, encoder: str) -> "SlideSet":
+def _open(slides: CohortFlags, encoder: str) -> "SlideSet":
     from counterstain.data.slide_sets import labelled_slides, open_slide_set
 
-    if slides.cohort.cohort is None or slides.encoded is None:
+    if slides.cohort is None or slides.encoded is None:
         raise InputError(
-            "A study of slides needs their table and the folder they were encoded to: --cohort TABLE.csv --encoded FOLDER "
-            "(counterstain encode makes it)."
+            "A study of slides needs their table, or a folder of them, and the folder they were encoded to: "
+            "--cohort TABLE.csv --encoded FOLDER (counterstain encode makes it)."
         )
-    diagnosis = labelled(slides.cohort)
+    diagnosis = labelled(slides)
+    say_left_out(diagnosis)
     rows = [row for row in diagnosis.rows if row.split in (None, "train")]
     return open_slide_set(diagnosis.source.stem, diagnosis.classes, labelled_slides(rows, slides.encoded), encoder)

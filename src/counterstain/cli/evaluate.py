@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from counterstain import log
 from counterstain.cli import OK
-from counterstain.cli.flags import given, optional_twin
-from counterstain.cli.label_flags import GROUP, LABEL_FLAGS
+from counterstain.cli.flags import given, optional_twin, refuse_idle
+from counterstain.cli.label_flags import label_flags
 from counterstain.errors import InputError, listed
 from counterstain.infer import PredictSettings, choose_runtime
 from counterstain.infer.settings import tile_sizes
@@ -32,7 +32,12 @@ _OF_SLIDES = ("model_mpp", "map_stride", "tissue", "clip_to_tissue", "chunk_px",
 """Settings that mean nothing where images are mapped."""
 
 _FLAGS = optional_twin(PredictSettings, without=_OF_SLIDES)
-_SLIDES = Parameter(group=GROUP)
+_GROUP = Group(
+    "Runs that diagnose slides",
+    help="Labelled slides that were kept back. Of the cohort that it learned from, a run remembers what was said then; for "
+    "another one, no more than the words for the classes.",
+)
+_SLIDES = Parameter(group=_GROUP)
 
 
 def evaluate(
@@ -89,11 +94,25 @@ def evaluate(
     of_slides = given(cohort)
     if "cohort" in of_slides:
         from counterstain.cli.evaluate_slides import Asked, evaluate_slides
+        from counterstain.cli.train_slides import recorded
         from counterstain.methods import load_slide_method
 
+        of_maps = {
+            "data": data,
+            "layout": layout,
+            "protocol": protocol,
+            "gate": gate,
+            "min_share": min_share,
+            "out": out,
+        }
+        usual = {"protocol": "exclude_background", "gate": "predicted", "min_share": 0.0}
+        refuse_idle({**of_maps, **given(settings)}, "slides are scored, which --cohort names", usual)
         check_resolution("--mpp", mpp)
-        asked = Asked(run, of_slides, split or "test", again, encoder, encoded, mpp)
-        return evaluate_slides(load_slide_method(run), asked, json=json)
+        slide_method = load_slide_method(run)
+        flags = replace(recorded(run, of_slides["cohort"]), **of_slides)
+        asked = Asked(run, flags, split or "test", again, encoder, encoded, mpp)
+        return evaluate_slides(slide_method, asked, json=json)
+    refuse_idle({**of_slides, "encoder": encoder, "encoded": encoded}, "no slides were named by --cohort")
     if data is None:
         raise InputError(
             "Nothing to score on was given. Pass --data FOLDER for maps, or --cohort TABLE.csv for slides."
@@ -132,7 +151,7 @@ def evaluate(
     return OK
 
 
-evaluate.__annotations__["cohort"] = LABEL_FLAGS
+evaluate.__annotations__["cohort"] = label_flags(_GROUP)
 evaluate.__annotations__["settings"] = Annotated[_FLAGS | None, Parameter(name="*", group="How")]
 
 

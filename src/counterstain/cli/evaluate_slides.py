@@ -3,13 +3,13 @@
 Does not know: how slides are encoded or scored.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterstain import log
 from counterstain.cli import OK, SOME_FAILED
-from counterstain.cli.flags import Tree
+from counterstain.cli.train_slides import CohortFlags, labelled, say_left_out
 from counterstain.errors import InputError, SplitError, listed
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Asked:
 
     Args:
         run: The folder of a run that diagnoses slides.
-        cohort: Flags of the cohort that were given, its table or folder among them.
+        cohort: The cohort, as it was given over what the run remembers of it.
         split: "val" or "test".
         again: Open the test split once more.
         encoder: What made the embeddings, where the run has no encoder of its own.
@@ -34,7 +34,7 @@ class Asked:
     """
 
     run: Path
-    cohort: Tree
+    cohort: CohortFlags
     split: str
     again: bool = False
     encoder: Path | None = None
@@ -54,10 +54,7 @@ def evaluate_slides(method: "SlideMethod", asked: Asked, *, json: bool) -> int:
         SplitError: When a patient of the split was trained on.
         ExistingOutputError: When the test split was opened for this run before.
     """
-    from dataclasses import replace
-
     from counterstain.cli.predict_slides import encoder_of
-    from counterstain.cli.train_slides import labelled, recorded
     from counterstain.data.slide_sets import labelled_slides, open_slide_set, told_choice
     from counterstain.files import write_json
     from counterstain.infer.cells import CellSettings, settings_of
@@ -70,8 +67,9 @@ def evaluate_slides(method: "SlideMethod", asked: Asked, *, json: bool) -> int:
     from counterstain.report.diagnosis_table import HEADS, summary_rows
     from counterstain.report.learn_cohort import not_encoded
 
-    flags = replace(recorded(asked.run, asked.cohort["cohort"]), **asked.cohort)
+    flags = asked.cohort
     diagnosis = labelled(flags)
+    say_left_out(diagnosis)
     _refuse_other_classes(method, diagnosis)
     rows = [row for row in diagnosis.rows if row.split == asked.split]
     if not rows:

@@ -11,6 +11,7 @@ import inspect
 import json
 import re
 import typing
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -64,6 +65,23 @@ def given(flags: Any) -> Tree:
     return {
         field.name: value for field in dataclasses.fields(flags) if (value := getattr(flags, field.name)) is not None
     }
+
+
+def refuse_idle(values: Mapping[str, Any], why: str, usual: Mapping[str, Any] | None = None) -> None:
+    """Refuses flags that mean nothing where they were given.
+
+    Args:
+        values: What each flag was given, by its parameter's name.
+        why: What makes them mean nothing, as half a sentence.
+        usual: What the flags have that were not given; None where it is not told.
+
+    Raises:
+        InputError: When one was given.
+    """
+    idle = [name for name, value in values.items() if value != (usual or {}).get(name)]
+    if idle:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        raise InputError(f"{names} was given, and {why}. Leave it out.")
 
 
 def merged(*trees: Tree) -> Tree:
