@@ -36,7 +36,7 @@ class DSNet(SlideMethod):
     """Dual-stream network: local embeddings and multi-scale thumbnails, weighed against each other for every slide."""
 
     name: ClassVar[str] = "dsnet"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 2  # in the first, one cell head shared the whole network's loss
     config_type: ClassVar[type[DSNetConfig]] = DSNetConfig
     presets: ClassVar[Mapping[str, DSNetConfig]] = {
         "paper": DSNetConfig(propagation="uhrig"),

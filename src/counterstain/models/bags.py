@@ -150,7 +150,7 @@ class PoolingNetwork(SlideNetwork):
     def _classified(self, cells: Tensor) -> Tensor:
         """(..., E, 2) float32 from (..., C)."""
         logits: Tensor = self.head(cells)
-        return logits.float().unflatten(-1, (self.settings.heads, NUM_CLASSES))
+        return logits.float().reshape(*cells.shape[:-1], self.settings.heads, NUM_CLASSES)
 
 
 def own_losses(answers_BEK: Tensor, labels_B: Tensor) -> Tensor:
