@@ -26,6 +26,7 @@ from counterstain.methods.scae import (
     active_share,
     images_of,
     is_far_from_rho,
+    little_learned,
     load_scae,
     scae_encoder,
     train_scae,
@@ -103,8 +104,10 @@ def test_an_encoder_that_learned_too_little_to_keep_to_rho_is_told_of(
 ) -> None:
     network = train_scae(cells, tmp_path, CONFIG, SETTINGS)  # twelve steps
     said = capsys.readouterr().err
-    assert active_share(network, cells.pixels_NPP3) == 0
-    assert "may have learned too little: 0.0 % of an ordinary cell's places are active, rho 90 asks for 10 %" in said
+    share = active_share(network, cells.pixels_NPP3)
+    assert share is not None
+    assert is_far_from_rho(share, 90.0)
+    assert f"may have learned too little: {little_learned(share, 90.0)}. Look at" in said
     assert "reconstruction.png" in said
 
 
@@ -119,6 +122,12 @@ def test_the_active_share_is_that_of_the_middling_cell(run: Path, cells: DrawnCe
     assert share is not None
     assert share == pytest.approx(by_cell[23])  # torch's median of an even number is the lower one
     assert not is_far_from_rho(share, 90.0)
+
+
+def test_an_encoder_that_keeps_to_rho_is_not_told_of() -> None:
+    assert little_learned(0.1, 90.0) is None
+    assert little_learned(None, 90.0) is None
+    assert little_learned(0.0, 90.0) == "0.0 % of an ordinary cell's places are active, rho 90 asks for 10 %"
 
 
 @pytest.mark.parametrize(("share", "is_far"), [(0.03, True), (0.04, False), (0.1, False), (0.29, False), (0.31, True)])

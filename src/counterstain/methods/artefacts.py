@@ -151,11 +151,26 @@ def open_run(run: Path, digest: str, tree: dict[str, Any]) -> bool:
 
 def _differing(config: Path, tree: dict[str, Any]) -> str:
     """What a run was made from otherwise than a tree says, in words behind a colon; nothing where its file doesn't tell."""
-    if not config.exists():
+    try:
+        before = read_toml(config)
+    except (MissingFileError, InputError):
         return ""
-    silent = ("data.digest ", "training.num_workers ")  # the one says nothing to people, the other changes no result
-    found = [one for one in differing(read_toml(config), tree) if not one.startswith(silent)]
+    found = differing(_telling(before), _telling(tree))
+    if before.get("data", {}).get("digest") != tree.get("data", {}).get("digest"):
+        found.append("the data hold something else")
+    found = found or differing(before.get("settings", {}), tree.get("settings", {}), "settings.")  # weights by name
     return f": {'; '.join(found)}" if found else ""
+
+
+def _telling(tree: dict[str, Any]) -> dict[str, Any]:
+    """A tree without what changes no result, where files lie or how many processes read, and without digests."""
+    silent = {"data": ("digest", "folder"), "training": ("num_workers",), "settings": (*_WEIGHTS, "teacher_run")}
+    return {
+        table: {name: value for name, value in entries.items() if name not in silent.get(table, ())}
+        if isinstance(entries, dict)
+        else entries
+        for table, entries in tree.items()
+    }
 
 
 def save_model(run: Path, network: nn.Module, description: dict[str, Any]) -> None:

@@ -179,12 +179,9 @@ def train_scae(
     network = _learn(cells, run, config, rho, settings)
     picture = run / "figures" / "reconstruction.png"
     draw_reconstruction(network, _some(cells, _SHOWN), picture)
-    share = active_share(network, _some(cells, _LOOKED_AT))
-    if share is not None and is_far_from_rho(share, rho):
-        log.say(
-            f"{run} may have learned too little: {100 * share:.1f} % of an ordinary cell's places are active, rho {rho:g} "
-            f"asks for {100 - rho:g} %. Look at {picture}, and give it more cells or epochs."
-        )
+    told = little_learned(active_share(network, _some(cells, _LOOKED_AT)), rho)
+    if told is not None:
+        log.say(f"{run} may have learned too little: {told}. Look at {picture}, and give it more cells or epochs.")
     provenance = {
         "data": {**data, "names": list(cells.names), "draw": to_tree(cells.settings)},
         "training": to_tree(settings),
@@ -212,6 +209,13 @@ def active_share(network: SCAE, pixels_NPP3: npt.NDArray[np.uint8]) -> float | N
     with on_device(network) as device:
         masks = [network.encoder.mask(images_of(batch_BPP3.to(device))) for batch_BPP3 in _batches(pixels_NPP3)]
     return float(torch.cat(masks).float().flatten(1).mean(1).median())
+
+
+def little_learned(share: float | None, rho: float) -> str | None:
+    """What an active share that is far from rho has to tell; None where it is not far, or there is no mask."""
+    if share is None or not is_far_from_rho(share, rho):
+        return None
+    return f"{100 * share:.1f} % of an ordinary cell's places are active, rho {rho:g} asks for {100 - rho:g} %"
 
 
 def is_far_from_rho(share: float, rho: float) -> bool:
