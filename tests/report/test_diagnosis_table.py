@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from counterstain.metrics import BootstrapSettings
+from counterstain.metrics import BootstrapSettings, wilson
 from counterstain.report.diagnosis import describe_scores
 from counterstain.report.diagnosis_table import HEADS, summary_rows
 from counterstain.results import Classes, ScoredSlide
@@ -47,7 +47,7 @@ def test_each_figure_stands_beside_what_needs_no_model() -> None:
         "precision": ("66.7", "33.3"),
         "calibration error (ECE)": ("30.0", "0.0"),  # (0.1 + 0.4 + 3 x 0.2 + 0.7) / 6 in bins of a tenth
         "no decision": ("16.7", "0.0"),
-        "wrong where decided": ("20.0", "16.7"),
+        "wrong where decided": ("20.0", "33.3"),
     }
     assert all(len(cells) == len(HEADS) for cells in summary_rows(describe_scores(ROWS, CLASSES)))
 
@@ -56,6 +56,25 @@ def test_an_interval_holds_its_estimate() -> None:
     estimate, interval, _ = table(ROWS)["accuracy"]
     low, high = (float(end) for end in interval.split(" to "))
     assert low <= float(estimate) <= high
+
+
+def test_no_interval_is_without_width_where_every_slide_is_called_alike() -> None:
+    found = table([replace(row, threshold=0.0) for row in ROWS])
+    low, high = (100 * end for end in (wilson(2, 6).low, wilson(2, 6).high))
+    assert found["accuracy"][:2] == ["33.3", f"{low:.1f} to {high:.1f} (Wilson)"]
+    assert found["sensitivity (recall)"][1] == f"{100 * wilson(2, 2).low:.1f} to 100.0 (Wilson)"
+    assert found["specificity"][1] == f"0.0 to {100 * wilson(0, 4).high:.1f} (Wilson)"
+
+
+def test_a_ranking_without_a_mistake_has_the_exact_interval_of_its_disjoint_pairs() -> None:
+    perfect = scored([(1, 0.9), (1, 0.9), (0, 0.2), (0, 0.2), (0, 0.2)])
+    assert table(perfect)["AUROC within folds"][1] == f"{100 * 0.025 ** (1 / 2):.1f} to 100.0 (exact)"
+    assert table(perfect)["AUPRC"][:2] == ["100.0", "-"]
+
+
+def test_patients_of_several_slides_count_once_in_an_interval_that_no_resample_gives() -> None:
+    rows = [replace(row, threshold=0.0, patient_id=f"p{number // 2}") for number, row in enumerate(ROWS)]
+    assert table(rows)["specificity"][1] == f"0.0 to {100 * wilson(0, 2).high:.1f} (Wilson)"
 
 
 def test_what_nobody_can_say_is_a_dash() -> None:

@@ -4,14 +4,15 @@
 
 Every number stands beside what no model would reach, its interval over patients and how many slides it rests on. A slide
 may be scored several times, by the models of several repeats; it counts once in each of them, and a resample of patients
-draws all of its scores together.
+draws all of its scores together. Where all resamples agree, as where every slide is called alike, an exact interval or
+Wilson's stands in the place of one without width, and `method` says which.
 
 Does not know: models, how slides were dealt into folds, files, figures.
 
 N rows, a slide scored by a model; R resamples.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from counterstain.metrics import (
     bootstrap_weights,
     calibrated,
     calibration_scores,
+    clopper_pearson,
     delong_interval,
     reliability,
     selective_risk,
@@ -38,6 +40,9 @@ from counterstain.metrics.segmentation import Floats, plain, ratio
 from counterstain.metrics.within_folds import within_fold_auroc, within_fold_interval
 from counterstain.report.score_table import Labels, Mask, ScoreColumns, read_scores, sets_of, write_scores
 from counterstain.results import Classes, ScoredSlide
+
+_NO_WIDTH = 1e-9
+_NO_SHARES = ("f1", "gain_over_majority")
 
 __all__ = ["describe_scores", "read_scores", "write_scores"]
 
@@ -110,6 +115,7 @@ def _ranking(columns: ScoreColumns, settings: BootstrapSettings) -> dict[str, An
                 lambda: within_fold_interval(columns.logits_N, labels, columns.folds, patients, settings),
                 _once(within_fold_auroc(columns.logits_N, labels, columns.folds), len(labels)),
                 patients,
+                lambda area: _alike_pairs(area, columns, settings.level),
             ),
             "baseline": 0.5,
             "note": "Pairs of slides that one model scored; the figure to quote.",
@@ -148,19 +154,62 @@ def _once(statistic: Callable[[Floats], Floats], num: int) -> float:
     return float(statistic(np.ones((1, num)))[0])
 
 
-def _over_patients(interval: Callable[[], Any], estimate: float, patients: Sequence[str]) -> dict[str, Any]:
-    """An interval's JSON; where there are too few patients for one, the estimate alone."""
-    if len(set(patients)) > 1:
-        tree: dict[str, Any] = interval().to_json()
-        return tree
-    return {"estimate": plain(estimate), "low": None, "high": None, "num_patients": len(set(patients))}
+def _no_ends(_: float) -> dict[str, Any]:
+    return {"low": None, "high": None, "method": None}
+
+
+def _over_patients(
+    interval: Callable[[], Any],
+    estimate: float,
+    patients: Sequence[str],
+    instead: Callable[[float], dict[str, Any]] = _no_ends,
+) -> dict[str, Any]:
+    """An interval's JSON; where there are too few patients for one, the estimate alone.
+
+    Args:
+        interval: Over patients.
+        estimate: Of all of them.
+        patients: Of each slide.
+        instead: Gives the ends where all resamples agree: an interval of no width would be taken for certainty.
+    """
+    if len(set(patients)) < 2:
+        return {"estimate": plain(estimate), "low": None, "high": None, "num_patients": len(set(patients))}
+    tree: dict[str, Any] = interval().to_json() | {"method": "bootstrap"}
+    if tree["low"] is not None and tree["high"] - tree["low"] < _NO_WIDTH:
+        tree |= instead(tree["estimate"])
+    return tree
+
+
+def _alike_pairs(area: float, columns: ScoreColumns, level: float) -> dict[str, Any]:
+    """The ends of an AUROC whose pairs all came out alike: disjoint pairs are so many trials, as in `delong_interval`."""
+    keys = zip(columns.folds, columns.labels_N.tolist(), columns.patients, strict=True)
+    groups = Counter((fold, label) for fold, label, _ in set(keys))
+    repeats = max(Counter(columns.slides).values())
+    num = sum(min(groups[fold, 0], groups[fold, 1]) for fold in set(columns.folds)) // repeats
+    if area not in (0.0, 1.0) or not num:
+        return _no_ends(area)
+    found = clopper_pearson(num * int(area), num, level)
+    return {"low": found.low, "high": found.high, "method": found.method}
 
 
 def _rate(
-    weights: tuple[Floats, Floats], labels_N: Labels, patients: Sequence[str], settings: BootstrapSettings
+    weights: tuple[Floats, Floats],
+    labels_N: Labels,
+    patients: Sequence[str],
+    settings: BootstrapSettings,
+    *,
+    is_share: bool = True,
 ) -> dict[str, Any]:
-    """A quotient of sums over slides, with its interval over patients, and what it is a share of."""
+    """A quotient of sums over slides, with its interval over patients, and what it is a share of.
+
+    Where all resamples agree, a share has Wilson's interval over the patients that it is of, each counted once.
+    """
     upper_N, lower_N = weights
+
+    def of_patients(share: float) -> dict[str, Any]:
+        num = len({patient for patient, weight in zip(patients, lower_N, strict=True) if weight})
+        found = wilson(round(share * num), num, settings.level)
+        return {"low": found.low, "high": found.high, "method": found.method}
 
     def statistic(drawn_RN: Floats) -> Floats:
         return ratio(drawn_RN @ upper_N, drawn_RN @ lower_N)
@@ -169,6 +218,7 @@ def _rate(
         lambda: bootstrap_weights(statistic, patients, settings, labels_N.tolist()),
         _once(statistic, len(labels_N)),
         patients,
+        of_patients if is_share else _no_ends,
     )
     return {**tree, "num": int(np.count_nonzero(lower_N))}
 
@@ -196,7 +246,10 @@ def _decisions(
         "f1": 2 * share / (1 + share),
     }
     return {
-        **{name: _rate(pair, labels, columns.patients, settings) for name, pair in sums.items()},
+        **{
+            name: _rate(pair, labels, columns.patients, settings, is_share=name not in _NO_SHARES)
+            for name, pair in sums.items()
+        },
         "baselines": {"majority_accuracy": max(share, 1 - share), "all_positive": all_positive},
         "by_repeat": [_counts(repeat).to_json(settings.level) for repeat in by_repeat],
         "note": "At each model's own threshold, also where it would abstain. By repeat: Wilson's intervals over slides.",

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 HEADS = ("per cent", "estimate", "95 %", "without a model")
-"""What no model would reach; of the last two rows, what the same model reaches that always decides."""
+"""What no model would reach: of the last two rows, calling every slide by the larger class."""
+
+_MARKS = {"wilson": " (Wilson)", "clopper-pearson": " (exact)"}
+"""Where resamples of patients all agree, and say nothing of how sure a figure is."""
 
 
 def summary_rows(estimate: Mapping[str, Any]) -> list[list[str]]:
@@ -30,15 +33,14 @@ def summary_rows(estimate: Mapping[str, Any]) -> list[list[str]]:
     ]
     conformal = estimate["abstention"] and estimate["abstention"]["conformal"]
     if conformal:
-        never = conformal["never_abstaining"]
-        rows.append(_row("no decision", conformal["abstention"], never["abstention"]))
-        rows.append(_row("wrong where decided", conformal["error_of_decided"], never["error_of_decided"]))
+        rows.append(_row("no decision", conformal["abstention"], 0.0))
+        rows.append(_row("wrong where decided", conformal["error_of_decided"], 1 - baselines["majority_accuracy"]))
     return rows
 
 
 def _row(name: str, value: Mapping[str, Any], baseline: float | None) -> list[str]:
     low, high = value.get("low"), value.get("high")
-    interval = "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
+    interval = "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}{_MARKS.get(value.get('method') or '', '')}"
     estimate = value.get("estimate")
     return [
         name,
