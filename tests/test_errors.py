@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from counterstain.errors import LabelError, MissingExtraError, UnknownNameError
+from counterstain.errors import LabelError, MissingExtraError, UnknownNameError, counted, in_short
 
 
 def test_an_unknown_name_gets_the_nearest_and_all_known() -> None:
@@ -16,6 +16,12 @@ def test_all_bad_labels_are_listed_up_to_a_screenful() -> None:
     assert str(error).count("\n") == 21
     assert "and 5 more" in str(error)
     assert len(error.offenders) == 25
+
+
+def test_names_in_a_line_are_counted_beyond_a_few() -> None:
+    assert in_short(["a", "b"], 2) == "a, b"
+    assert in_short(["a", "b", "c", "d"], 2) == "a, b and 2 more"
+    assert (counted(0, "slide"), counted(1, "slide"), counted(2, "slide")) == ("0 slides", "1 slide", "2 slides")
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,7 @@ def _verdict(checked: _Checked) -> str:
     if checked.refused:
         return f"Verdict: refused for {counted(len(checked.refused), 'reason')}. Mend them and check again."
     what = "slide" if checked.diagnosis.source.is_dir() else "row"
-    kinds = Counter(one.kind for one in (*checked.unusable, *checked.others))
+    kinds: Counter[str] = Counter(one.kind for one in (*checked.unusable, *checked.others))
     said = [counted(len(checked.warnings), "warning")] if checked.warnings else []
     said += [f"{counted(kinds[kind], what)} {words}" for kind, words in _PARTS.items() if kinds[kind]]
     return f"Verdict: can be learned from; {', '.join(said) or 'nothing speaks against it'}."

@@ -148,10 +148,11 @@ def _wide(where: str, scored: tuple[set[str], set[str]], names: tuple[str, ...])
     num_negative, num_positive = map(len, scored)
     if not num_negative or not num_positive:
         return []
+    positive = counted(num_positive, f"{names[1]} patient")
     half = 1.96 * auc_error(0.8, num_positive, num_negative)
     if half > _WIDE:
         text = (
-            f"{num_negative} {names[0]} and {counted(num_positive, f'{names[1]} patient')} in {where}: an AUC of 0.80 would "
+            f"{num_negative} {names[0]} and {positive} in {where}: an AUC of 0.80 would "
             f"be known to +-{half:.2f} at 95 % confidence. More patients make it narrower, more slides of the same do not."
         )
         return [Finding("few patients", text)]

@@ -19,7 +19,7 @@ from typing import Any
 from counterstain import log
 from counterstain.data.cohorts import CohortSlide
 from counterstain.data.encoder_patches import DrawnCells, DrawSettings, draw_slide_cells
-from counterstain.errors import InputError, StaleResultError, listed
+from counterstain.errors import InputError, StaleResultError, counted, in_short, listed
 from counterstain.files import file_hash, read_json, write_json
 from counterstain.jobs.run import Failure, run_all
 from counterstain.methods.scae import PRESETS, TRAINING, SCAEConfig, train_scae
@@ -32,7 +32,6 @@ NUM_CELLS = {"paper": 36_000, "small": 3_000}
 
 
 _NOTE = "made_from.json"
-_SHOWN = 5  # slides that are named, before the rest is counted
 
 
 @dataclass(frozen=True)
@@ -155,16 +154,7 @@ def slides_differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
         "fewer": [name for name in before if name not in now],
         "changed": [name for name in now if name in before and now[name] != before[name]],
     }
-    return [f"{_counted(names)} {what} ({_shown(names)})" for what, names in sets.items() if names]
-
-
-def _counted(names: Sequence[str]) -> str:
-    return f"{len(names)} slide{'' if len(names) == 1 else 's'}"
-
-
-def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return [f"{counted(len(names), 'slide')} {what} ({in_short(names)})" for what, names in sets.items() if names]
 
 
 def _drawing(entry: CohortSlide, cells: Path, draw: DrawSettings, how: EncoderTraining) -> DrawnCells:
