@@ -14,7 +14,6 @@ from counterstain.methods import (
     MeanPool,
     Thumbnail,
     TransMIL,
-    find_slide_method,
 )
 from counterstain.testing.slide_methods import Halves, SlideMethodContract, halves_of
 
