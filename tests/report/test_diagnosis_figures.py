@@ -7,7 +7,9 @@ from PIL import Image
 
 from counterstain.errors import InputError
 from counterstain.metrics import BootstrapSettings
-from counterstain.report.diagnosis_figures import draw_diagnosis
+from counterstain.report.diagnosis import describe_scores
+from counterstain.report.diagnosis_figures import draw_diagnosis, told_auroc
+from counterstain.report.score_table import ScoreColumns
 from counterstain.results import Classes, ScoredSlide
 
 CLASSES = Classes(("normal", "tumor"), ((0, 114, 178), (213, 94, 0)), background="normal")
@@ -71,6 +73,30 @@ def test_a_better_ranking_fills_more_under_its_curve(tmp_path: Path) -> None:
             rows, _ = np.nonzero((np.asarray(image.convert("RGB")) == BLUE).all(-1))
         heights.append(np.median(rows))
     assert heights[0] < heights[1]
+
+
+def test_the_auroc_at_the_curve_is_the_one_that_reports_quote() -> None:
+    rows = [replace(row, probability=row.probability / (1 + (row.fold == "0.1"))) for row in scored()]
+    ranking = describe_scores(rows, CLASSES, QUICK)["ranking"]
+    quoted, pooled = (ranking[name]["auroc"]["estimate"] for name in ("within_folds", "pooled"))
+    assert f"{quoted:.3f}" != f"{pooled:.3f}"
+    told = told_auroc(ScoreColumns.of(rows), QUICK)
+    assert told.startswith(f"AUROC within folds {quoted:.3f} (95 %: ")
+    alone = [replace(row, fold="test", patient_id="P") for row in rows]
+    assert told_auroc(ScoreColumns.of(alone), QUICK).startswith("AUROC 0.")
+
+
+def test_a_negative_slide_above_all_draws_no_line_down_the_edge(tmp_path: Path) -> None:
+    chosen = [(0, 0.9), *((1, 0.5 + number / 100) for number in range(20))]
+    rows = [
+        replace(scored(2)[label], slide_id=str(number), patient_id=str(number), probability=p, fold="test")
+        for number, (label, p) in enumerate(chosen)
+    ]
+    draw_diagnosis(rows, CLASSES, tmp_path, QUICK)
+    with Image.open(tmp_path / "precision_recall.png") as image:
+        blue = (np.asarray(image.convert("RGB")) == BLUE).all(-1)
+    assert blue.any()
+    assert blue.sum(0).max() < 0.4 * len(blue), "precision rises from 1/2, and fell from 1 to 0 before"
 
 
 def test_one_class_has_no_curves_and_one_stream_no_histogram(tmp_path: Path) -> None:

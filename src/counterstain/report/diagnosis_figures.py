@@ -18,8 +18,6 @@ from counterstain.metrics import (
     Interval,
     auprc,
     auprc_interval,
-    auroc,
-    auroc_interval,
     brier,
     calibrated,
     expected_calibration_error,
@@ -30,7 +28,9 @@ from counterstain.metrics import (
     selective_risk,
     wilson,
 )
+from counterstain.metrics.curves import Curve
 from counterstain.metrics.segmentation import Floats
+from counterstain.metrics.within_folds import within_fold_auroc, within_fold_interval
 from counterstain.report.score_table import ScoreColumns, sets_of
 from counterstain.results import RGB, Classes, ScoredSlide
 
@@ -88,16 +88,13 @@ def _roc(columns: ScoreColumns, classes: Classes, settings: BootstrapSettings) -
         one = roc_curve(scores[inside], labels[inside])
         label = "_" if number else "single models"
         axes.plot(100 * one.x, 100 * one.y, color=_LIGHT, linewidth=0.8, zorder=1, label=label)
-    area = f"{auroc(scores, labels):.3f}"
     if len(set(columns.patients)) > 1:
         band = roc_band(scores, labels, columns.patients, settings)
         axes.fill_between(
             100 * band.false_positive_rates, 100 * band.low, 100 * band.high, color=_BLUE, alpha=0.18, linewidth=0
         )
-        interval = auroc_interval(scores, labels, columns.patients, settings)
-        area = _written(interval)
     curve = roc_curve(scores, labels)
-    axes.plot(100 * curve.x, 100 * curve.y, color=_BLUE, linewidth=2, label=f"AUROC {area}")
+    axes.plot(100 * curve.x, 100 * curve.y, color=_BLUE, linewidth=2, label=told_auroc(columns, settings))
     axes.plot([0, 100], [0, 100], color=_GREY, linestyle=":", label="chance 0.500")
     counts = DecisionCounts.of(columns.called, labels)
     axes.plot(
@@ -113,23 +110,41 @@ def _roc(columns: ScoreColumns, classes: Classes, settings: BootstrapSettings) -
     return figure
 
 
+def told_auroc(columns: ScoreColumns, settings: BootstrapSettings) -> str:
+    """The AUROC as the report quotes it: within folds, where several models scored, of which no curve has the area."""
+    name = "AUROC within folds" if len(set(columns.folds)) > 1 else "AUROC"
+    logits, labels, folds = columns.logits_N, columns.labels_N, columns.folds
+    if len(set(columns.patients)) > 1:
+        interval = within_fold_interval(logits, labels, folds, columns.patients, settings)
+        if interval.low < interval.high:  # resamples that all agree don't tell how sure it is
+            return f"{name} {_written(interval)}"
+    return f"{name} {within_fold_auroc(logits, labels, folds)(np.ones((1, len(labels))))[0]:.3f}"
+
+
 def _precision_recall(columns: ScoreColumns, classes: Classes, settings: BootstrapSettings) -> "Figure":
     figure, axes = _square(columns, classes, "recall (%)", "precision (%)")
     scores, labels = columns.probability_N, columns.labels_N
     for number, inside in enumerate(_folds(columns)):
-        one = precision_recall_curve(scores[inside], labels[inside])
+        one = _from_first_hit(precision_recall_curve(scores[inside], labels[inside]))
         label = "_" if number else "single models"
         axes.step(100 * one.x, 100 * one.y, where="pre", color=_LIGHT, linewidth=0.8, zorder=1, label=label)
     area = f"{auprc(scores, labels):.3f}"
     if len(set(columns.patients)) > 1:
         interval = auprc_interval(scores, labels, columns.patients, settings)
         area = _written(interval)
-    curve = precision_recall_curve(scores, labels)
+    curve = _from_first_hit(precision_recall_curve(scores, labels))
     axes.step(100 * curve.x, 100 * curve.y, where="pre", color=_BLUE, linewidth=2, label=f"average precision {area}")
     share = float(labels.mean())
     axes.axhline(100 * share, color=_GREY, linestyle=":", label=f"chance {share:.3f}")
     axes.legend(loc="lower left", fontsize=8)
     return figure
+
+
+def _from_first_hit(curve: Curve) -> Curve:
+    """A curve of steps begins with the precision of its first step: at recall 0 there is nothing to be precise about."""
+    hit = int((curve.x > 0).argmax())
+    x = np.concatenate([[0.0], curve.x[hit:]])
+    return Curve(x, np.concatenate([curve.y[hit : hit + 1], curve.y[hit:]]), curve.thresholds[hit - 1 :])
 
 
 def _reliability(columns: ScoreColumns, classes: Classes, settings: BootstrapSettings) -> "Figure":
