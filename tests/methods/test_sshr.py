@@ -270,6 +270,9 @@ def test_unknown_methods_and_runs_are_named(tmp_path: Path) -> None:
         find_method("shhr")
     with pytest.raises(MissingFileError, match="no run"):
         load_method(tmp_path)
+    (tmp_path / "encoder").mkdir()
+    with pytest.raises(MissingFileError, match="has not finished: run the same `train` again"):
+        load_method(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps({"format": "other"}))
     with pytest.raises(InputError, match="no model description"):
         load_method(tmp_path)

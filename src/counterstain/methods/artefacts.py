@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "counterstain.model", 2  # 1 had settings that were measured and dropped
 
+_BEGUN = ("run.json", "config.toml", "encoder", "folds")  # of which a run that is being trained has some
 _PIXEL_HEADS = ("aspp.", "decoder.")  # of a DeepLab's file
 _WEIGHTS = ("weights", "second_weights", "student_weights")  # settings that name a file
 _TAKEN = ("teacher", "witness", "half_a", "half_b")  # trainings that a run may take over of another
@@ -221,7 +222,8 @@ def read_model(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from counterstain.models.weights import read_state
 
     if not (run / "model.json").is_file():
-        state = "its training has not finished: run the same `train` again" if (run / "run.json").exists() else "no run"
+        is_begun = any((run / name).exists() for name in _BEGUN)
+        state = "its training has not finished: run the same `train` again" if is_begun else "no run"
         raise MissingFileError(f"{run} was given as a trained run, but it holds no model.json ({state}).")
     description = read_json(run / "model.json")
     if description.get("format") != FORMAT or description.get("version") != VERSION:
