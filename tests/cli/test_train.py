@@ -44,6 +44,13 @@ def test_without_a_config_the_run_must_be_named(patches: Path, capsys: pytest.Ca
     assert "No run folder was given" in capsys.readouterr().err
 
 
+def test_a_cohort_without_a_method_of_slides_is_told_which_to_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "run", "--cohort", "slides.csv"]) == WRONG_USE
+    said = capsys.readouterr().err
+    assert "--cohort belongs to methods that learn from slides" in said
+    assert "Pass --method dsnet" in said
+
+
 def test_patches_that_are_resized_to_learn_from_alone_are_told(
     patches: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

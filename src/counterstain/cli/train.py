@@ -93,6 +93,11 @@ def _verb(method_name: str, arguments: list[str]) -> Any:
         return cascade_verb(_value_of("--dense", arguments))
     if method_name not in METHODS:
         raise UnknownNameError("method", method_name, [*METHODS, *SLIDE_METHODS, "scae", "cascade"])
+    if any(one.partition("=")[0] == "--cohort" for one in arguments):
+        raise InputError(
+            f"--cohort belongs to methods that learn from slides with labels; {method_name} learns from patches. Pass "
+            "--method dsnet."
+        )
     method = METHODS[method_name]
     method_flags, train_flags = optional_twin(method.config_type), optional_twin(TrainSettings)
 
