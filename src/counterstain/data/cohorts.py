@@ -266,7 +266,10 @@ def read_cohort(path: Path | str, root: Path | None = None) -> Cohort:
         conflicts += dropped[-1:] if differing else []
     if not slides:
         reasons = [f"{entry.place}: {entry.reason}" for entry in dropped]
-        raise InputError(listed(f"No row of '{table.path}' can be used. Paths are relative to '{root}':", reasons))
+        problem = (
+            f"No row of '{table.path}' can be used. Paths are relative to '{root}'; --root of check and train names"
+        )
+        raise InputError(listed(f"{problem} another folder:", reasons))
     ignored = tuple(column for column in table.header if column not in columns.values())
     return Cohort(table.path, _with_unique_ids(slides, root), tuple(dropped), ignored, tuple(conflicts), columns)
 
