@@ -1,6 +1,7 @@
 """`counterstain predict` with the run of a slide method: exit codes, answers, what it refuses."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 from safetensors.torch import save_file
 
 from counterstain.cli import OK, SOME_FAILED, WRONG_USE, run
-from counterstain.cli.predict_slides import encoder_of
+from counterstain.cli.predict_slides import encoder_of, known_slides
+from counterstain.data.cohorts import CohortSlide
 from counterstain.errors import InputError
 from counterstain.infer.cells import find_cells
 from counterstain.methods import MeanPool
@@ -60,6 +62,28 @@ def test_slides_are_diagnosed_and_a_damaged_one_is_listed(
     said = capsys.readouterr()
     assert "probability of tumour" in said.out
     assert "diagnoses.csv" in said.err
+
+
+def test_slides_that_the_run_knows_are_told_once(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = shutil.copytree(model, tmp_path / "run")
+    tree = json.loads((trained / "model.json").read_text())
+    tree["provenance"]["data"] = {"patients": {"train": ["A", "D"], "val": ["B"]}}
+    (trained / "model.json").write_text(json.dumps(tree))
+    told = {"learned.tiff": [1, "A", None], "set_aside.tiff": [0, "B", None], "damaged.tiff": [0, "C", None]}
+    (trained / "slides.json").write_text(json.dumps({"slides": told}))
+    slides = [CohortSlide(name, Path(name)) for name in (*told, "new.tiff")]
+    found = known_slides(trained, [*slides, CohortSlide("other.tiff", Path("other.tiff"), patient_id="D")])
+    assert {name: note.split(":")[0] for name, note in found.items()} == {
+        "learned.tiff": "Named as one that the run learned from",
+        "set_aside.tiff": "Named as one that the run was calibrated on",
+        "other.tiff": "Of a patient named as one that the run learned from",
+    }
+    slide, out = write_tissue(tmp_path / "learned.tiff"), tmp_path / "out"
+    assert run(["predict", str(trained), str(slide), "--out", str(out), *FLAGS]) == OK
+    assert capsys.readouterr().err.count("learned.tiff: Named as one that the run learned from") == 1
+    assert "Named as one that the run learned from" in (out / "diagnoses.csv").read_text()
 
 
 def test_another_run_does_not_mix_into_the_same_folder(

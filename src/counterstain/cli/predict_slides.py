@@ -3,18 +3,20 @@
 Does not know: how a slide is encoded, scored or drawn.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from counterstain import log
 from counterstain.cli import OK, SOME_FAILED
-from counterstain.errors import InputError
+from counterstain.errors import InputError, in_short
 from counterstain.files import read_json
 from counterstain.infer import PredictSettings
 
 if TYPE_CHECKING:
     from counterstain.cli.inputs import Batch
+    from counterstain.data.cohorts import CohortSlide
     from counterstain.infer.cells import CellSettings
     from counterstain.jobs.diagnose import DiagnoseJob
     from counterstain.methods import SlideMethod
@@ -82,7 +84,7 @@ def predict_slides(method: "SlideMethod", batch: "Batch", given: Given, *, json:
     """
     from counterstain.jobs.diagnose import TABLE, diagnose_all
 
-    job = _job(method, given)
+    job = replace(_job(method, given), known=known_slides(given.run, batch.slides))
     outcomes = diagnose_all(batch.slides, job, batch.dropped)
     failed = [{"slide": one.slide_id, "kind": one.kind, "reason": one.reason} for one in outcomes.failures]
     failed += [{"slide": one.place, "kind": "Dropped", "reason": one.reason} for one in batch.dropped]
@@ -91,6 +93,27 @@ def predict_slides(method: "SlideMethod", batch: "Batch", given: Given, *, json:
     else:
         _show(outcomes.done, failed, given.out / TABLE)
     return SOME_FAILED if failed else OK
+
+
+def known_slides(run: Path, slides: "Sequence[CohortSlide]") -> dict[str, str]:
+    """What to say of slides that are no new ones to a run, by all that is recorded of them: their names and patients.
+
+    Args:
+        run: A finished one.
+        slides: To be diagnosed; of those that no table names, the patients are not known.
+    """
+    known = read_json(run / "model.json")["provenance"].get("data", {}).get("patients", {})
+    note = run / "slides.json"
+    patient_of = {name: told[1] for name, told in read_json(note)["slides"].items()} if note.is_file() else {}
+    notes = {}
+    for side, what in (("val", "was calibrated on"), ("train", "learned from")):
+        patients = set(known.get(side, ()))
+        for slide in slides:
+            if patient_of.get(slide.slide_id) in patients:
+                notes[slide.slide_id] = f"Named as one that the run {what}: no new slide to it."
+            elif slide.patient_id in patients:
+                notes[slide.slide_id] = f"Of a patient named as one that the run {what}: no new one to it."
+    return notes
 
 
 def _job(method: "SlideMethod", given: Given) -> "DiagnoseJob":
@@ -185,14 +208,23 @@ def _show(done: dict[str, dict[str, Any]], failed: list[dict[str, Any]], table: 
             for slide_id, answer in done.items()
         ]
         log.emit_table("Diagnoses", ["slide", f"probability of {positive}", "decision", "can't be ruled out"], rows)
-        for slide_id, answer in done.items():
-            for warning in answer["warnings"]:
-                log.say(f"{slide_id}: {warning}")
+        for warning, slides in _by_warning(done).items():
+            is_all = len(slides) == len(done) > 1
+            log.say(f"{f'All {len(done)} slides' if is_all else in_short(slides)}: {warning}")
     log.say(f"Written to {table}")
     if failed:
         log.say(f"{len(failed)} of {len(failed) + len(done)} slides were not done:")
         for entry in failed:
             log.say(f"  {entry['slide']}: {entry['reason']}")
+
+
+def _by_warning(done: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """The slides that each warning is of: what is of the run is said once."""
+    slides: dict[str, list[str]] = {}
+    for slide_id, answer in done.items():
+        for warning in answer["warnings"]:
+            slides.setdefault(warning, []).append(slide_id)
+    return slides
 
 
 def _set_text(answer: dict[str, Any]) -> str:
