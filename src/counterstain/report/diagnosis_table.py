@@ -40,7 +40,8 @@ def summary_rows(estimate: Mapping[str, Any]) -> list[list[str]]:
 
 def _row(name: str, value: Mapping[str, Any], baseline: float | None) -> list[str]:
     low, high = value.get("low"), value.get("high")
-    interval = "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}{_MARKS.get(value.get('method') or '', '')}"
+    mark = _MARKS.get(value.get("method") or "", "")
+    interval = "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}{mark}"
     estimate = value.get("estimate")
     return [
         name,
