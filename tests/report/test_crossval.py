@@ -61,7 +61,7 @@ def patients(slides: SlideSet) -> set[str]:
 
 def test_no_patient_is_on_two_sides_and_every_slide_is_scored_once_a_repeat(slides: SlideSet) -> None:
     folds = list(folds_of(slides, replace(TWO, repeats=3)))
-    assert [fold.name for fold in folds] == ["0.0", "0.1", "1.0", "1.1", "2.0", "2.1"]
+    assert [fold.name for fold in folds] == ["r0f0", "r0f1", "r1f0", "r1f1", "r2f0", "r2f1"]
     for fold in folds:
         sides = [patients(one) for one in (fold.train, fold.val, fold.test)]
         assert sum(map(len, sides)) == len(set().union(*sides)) == len(patients(slides))
@@ -77,7 +77,7 @@ def test_every_slide_is_scored_by_a_model_that_saw_nothing_of_its_patient(
 ) -> None:
     assert Counter(row.slide_id for row in scores) == Counter(slide.slide_id for slide in slides.slides)
     for row in scores:
-        repeat, number = row.fold.split(".")
+        repeat, number = row.fold.removeprefix("r").split("f")
         run = out / f"repeat_{repeat}" / f"fold_{number}" / "it_learns"
         seen = patients_of(run)
         assert row.patient_id not in seen["train"] | seen["val"]
@@ -90,7 +90,7 @@ def test_a_row_holds_what_the_model_says_of_the_slide(
     fold = next(iter(folds_of(slides, TWO)))
     method = load_slide_method(fold.folder(out) / "it_learns")
     margins = method.margins(fold.test)
-    rows = [row for row in scores if row.fold == "0.0"]
+    rows = [row for row in scores if row.fold == "r0f0"]
     assert [row.slide_id for row in rows] == [slide.slide_id for slide in fold.test.slides]
     for row, slide, margin in zip(rows, fold.test.slides, margins, strict=True):
         said = method.judge(slide.slide_id, float(margin))

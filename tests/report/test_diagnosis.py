@@ -32,7 +32,7 @@ def scored(num: int = 60, repeats: int = 1, seed: int = 0, slides_a_patient: int
                     slide_id=f"slide {number}",
                     patient_id=f"P{number // slides_a_patient}",
                     label=label,
-                    fold=f"{repeat}.{fold}",
+                    fold=f"r{repeat}f{fold}",
                     logit=logit,
                     probability=probability,
                     threshold=0.4 + 0.05 * fold,
@@ -100,7 +100,7 @@ def test_folds_stand_by_themselves_and_only_their_own_pairs_count_within_folds()
     rows = scored()
     tree = described(rows)
     areas, pairs = [], []
-    for fold in ("0.0", "0.1", "0.2", "0.3"):
+    for fold in ("r0f0", "r0f1", "r0f2", "r0f3"):
         own = [row for row in rows if row.fold == fold]
         labels, _, called = columns(own)
         found = tree["ranking"]["by_fold"][fold]
@@ -115,7 +115,7 @@ def test_folds_stand_by_themselves_and_only_their_own_pairs_count_within_folds()
     # what a model adds to all of its logits changes only the pooled figure
     moved = [
         replace(
-            row, logit=row.logit + 5 * (row.fold == "0.1"), probability=0.9 if row.fold == "0.1" else row.probability
+            row, logit=row.logit + 5 * (row.fold == "r0f1"), probability=0.9 if row.fold == "r0f1" else row.probability
         )
         for row in rows
     ]
@@ -147,7 +147,7 @@ def test_delong_is_given_only_where_slides_were_scored_once() -> None:
 
 def test_a_repeat_of_the_same_scores_makes_no_interval_narrower() -> None:
     rows = scored()
-    twice = rows + [replace(row, fold="1" + row.fold[1:]) for row in rows]
+    twice = rows + [replace(row, fold="r1" + row.fold[2:]) for row in rows]
     once, both = described(rows), described(twice)
     for section, name in (("decisions", "accuracy"), ("decisions", "f1")):
         assert both[section][name]["low"] == pytest.approx(once[section][name]["low"])
@@ -156,7 +156,7 @@ def test_a_repeat_of_the_same_scores_makes_no_interval_narrower() -> None:
 
 def test_bins_of_probabilities_count_a_slide_once_however_many_repeats_there_are() -> None:
     rows = scored()
-    twice = rows + [replace(row, fold="1" + row.fold[1:]) for row in rows]
+    twice = rows + [replace(row, fold="r1" + row.fold[2:]) for row in rows]
     for name in ("before", "after"):
         (once,) = described(rows)["calibration"][name]["bins_by_repeat"]
         assert sum(one["positives"]["num"] for one in once) == len(rows)
@@ -219,6 +219,13 @@ def test_patients_take_the_place_of_slides_where_some_have_several() -> None:
     assert tree["patients"]["ranking"]["pooled"]["auroc"]["estimate"] == pytest.approx(auroc(best, labels))
     assert tree["patients"]["decisions"]["accuracy"]["estimate"] == pytest.approx(np.mean(right))
     assert any("several slides" in note for note in tree["warnings"])
+
+
+@pytest.mark.parametrize(("threshold", "name"), [(0.0, "tumor"), (1.0, "normal")])
+def test_thresholds_that_call_all_slides_alike_are_warned_of(threshold: float, name: str) -> None:
+    warnings = described([replace(row, threshold=threshold) for row in scored()])["warnings"]
+    assert sum(f"Every slide is called {name} at" in note for note in warnings) == 1
+    assert not any("Every slide is called" in note for note in described(scored())["warnings"])
 
 
 def test_sites_stand_by_themselves_and_unknown_ones_are_called_so() -> None:
@@ -293,6 +300,14 @@ def test_scores_survive_their_table(tmp_path: Path) -> None:
     assert read_scores(tmp_path / "scores.csv") == tuple(rows)
 
 
+def test_folds_are_no_numbers_and_those_of_earlier_tables_are_read_as_the_same(tmp_path: Path) -> None:
+    rows, path = [replace(row, fold="r0f10") for row in scored(3)], tmp_path / "scores.csv"
+    write_scores(path, rows)
+    assert ",r0f10," in path.read_text()
+    path.write_text(path.read_text().replace(",r0f10,", ",0.10,"))
+    assert read_scores(path) == tuple(rows)
+
+
 def test_a_table_of_something_else_is_refused_row_by_row(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     write_scores(path, scored(3))
@@ -301,8 +316,8 @@ def test_a_table_of_something_else_is_refused_row_by_row(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"no columns \['logit'\]"):
         read_scores(path)
     lines = text.splitlines()
-    lines[1] = lines[1].replace(",1,0.0,", ",5,0.0,", 1)
-    lines[3] = lines[3].replace(",0,0.2,", ",x,0.2,", 1)
+    lines[1] = lines[1].replace(",1,r0f0,", ",5,r0f0,", 1)
+    lines[3] = lines[3].replace(",0,r0f2,", ",x,r0f2,", 1)
     path.write_text("\n".join(lines))
     with pytest.raises(InputError, match="0 or 1 was expected") as refused:
         read_scores(path)

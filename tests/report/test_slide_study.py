@@ -173,7 +173,7 @@ def test_the_table_s_numbers_are_those_counted_pair_by_pair(
         assert len(own) == 32
         assert row.score is not None
         assert row.score.estimate == pytest.approx(pairs_won(own))
-        by_repeat = [pairs_won([one for one in own if one.fold.startswith(repeat)]) for repeat in ("0.", "1.")]
+        by_repeat = [pairs_won([one for one in own if one.fold.startswith(repeat)]) for repeat in ("r0f", "r1f")]
         assert row.by_seed == pytest.approx(by_repeat)
         called = [(one.probability >= one.threshold) == bool(one.label) for one in own]
         assert row.further["accuracy"] == pytest.approx(np.mean(called))

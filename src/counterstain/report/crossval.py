@@ -104,8 +104,8 @@ class FoldSets:
 
     @property
     def name(self) -> str:
-        """What scores call it."""
-        return f"{self.repeat}.{self.number}"
+        """What scores call it: numbered as its folder is, and nothing that a spreadsheet takes for a number."""
+        return f"r{self.repeat}f{self.number}"
 
     def folder(self, out: Path) -> Path:
         """Where its runs are."""

@@ -420,6 +420,9 @@ def _warnings(columns: ScoreColumns, rows: Sequence[ScoredSlide], classes: Class
     sets = sets_of(rows, classes)
     if sets is not None and len(rows) > 1:
         notes += _never_ruled_out(sets, columns.labels_N, classes)
+    if len(set(columns.called.tolist())) == 1 and 0 < positives < len(label_of):
+        name = classes.names[int(columns.called[0])]
+        notes.append(f"Every slide is called {name} at its model's threshold: decisions tell nothing apart.")
     for field in ("site", "scanner"):
         by_name: dict[str, set[int]] = defaultdict(set)
         for row in rows:

@@ -10,6 +10,7 @@ N rows, a slide scored by a model.
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,6 +28,7 @@ Labels = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 _COLUMNS = tuple(one.name for one in fields(ScoredSlide))
+_NUMBERS = re.compile(r"^(\d+)\.(\d+)$")  # repeat and fold as earlier tables have them
 
 
 def write_scores(path: Path, rows: Sequence[ScoredSlide]) -> None:
@@ -70,7 +72,7 @@ def _read_row(cells: dict[str, str]) -> ScoredSlide:
         slide_id=cells["slide_id"],
         patient_id=cells["patient_id"],
         label=int(cells["label"]),
-        fold=cells["fold"],
+        fold=_NUMBERS.sub(r"r\1f\2", cells["fold"]),
         logit=float(cells["logit"]),
         probability=float(cells["probability"]),
         threshold=float(cells["threshold"]),

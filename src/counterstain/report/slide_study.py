@@ -226,7 +226,7 @@ def _row(variant: SlideVariant, scores: Scores, reference: Scores | None, study:
     settings = BootstrapSettings()
     margins, labels, folds, patients = _columns(scores)
     repeats = tuple(range(study.folds.repeats))
-    inside = [np.array([one.split(".")[0] == str(repeat) for one in folds]) for repeat in repeats]
+    inside = [np.array([one.startswith(f"r{repeat}f") for one in folds]) for repeat in repeats]
     gain, gains = None, tuple[float, ...]()
     by_repeat = _by_repeat(margins, labels, folds, inside)
     if reference is not None:
