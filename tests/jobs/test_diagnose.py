@@ -206,6 +206,11 @@ def test_the_table_keeps_slides_that_were_done_before(job: DiagnoseJob, tmp_path
     diagnose_all(slides[1:], job)
     assert list(rows_of(job.out)) == ["a", "b"]
     assert rows_of(job.out)["a"] == before
+    assert before["probability_of"] == "tumour"
+    path = job.out / TABLE
+    path.write_text(path.read_text().replace("probability_of,", "").replace(",tumour,", ",", 2))
+    diagnose_all(slides[1:], job)
+    assert rows_of(job.out)["a"] == before | {"probability_of": ""}, "a table of an earlier version is gone on with"
     other = replace(job, model_digest="2" * 64, encode=replace(CPU, overwrite=True))
     diagnose_all(slides[1:], other)
     assert {slide: row["run"] for slide, row in rows_of(job.out).items()} == {"a": "run 1", "b": "2" * 8}
@@ -343,6 +348,16 @@ def test_a_decision_is_told_from_abstaining(
             lambda job: replace(job, method=linear_method(job.method.encoder, replace(CALIBRATED, reach=(None, 0.5)))),
             "Too few slides calibrated",
         ),
+        (
+            lambda job: replace(job, method=linear_method(job.method.encoder, replace(CALIBRATED, temperature=100.0))),
+            "every probability is about one half",
+        ),
+        (
+            lambda job: replace(job, method=linear_method(job.method.encoder, replace(CALIBRATED, threshold=0.0))),
+            "calls every slide tumour",
+        ),
+        (lambda job: replace(job, known={"a": "Seen before."}), "Seen before."),
+        (lambda job: replace(job, known={"b": "Seen before."}), None),
         (lambda job: replace(job, slide_mpp=2.5, cells=replace(CELLS, filter="otsu")), "enlarged"),
     ],
 )

@@ -57,6 +57,16 @@ def test_where_neither_class_is_like_what_was_seen_nothing_is_decided() -> None:
     assert (said.prediction_set, said.decision) == ((), None)
 
 
+def test_scores_that_speak_against_their_labels_are_cautioned_against_once_each() -> None:
+    labels = np.array([0, 0, 1, 1])
+    against = Decision.learned(np.array([0.9, 0.8, 0.2, 0.1]), labels, SlideConfig())
+    assert [note.split(":")[0] for note in against.cautions(CLASSES)[:1]] == [
+        "Scores did not tell normal from tumour on the 4 slides that calibrated the run"
+    ]
+    assert Decision(threshold=0.0).cautions(CLASSES) == ("The run's threshold calls every slide tumour.",)
+    assert Decision.learned(np.array([-2.0, -1.0, 1.0, 2.0]), labels, SlideConfig()).cautions(CLASSES) == ()
+
+
 def test_a_class_without_a_promise_is_never_ruled_out() -> None:
     decision = Decision(error=0.1, reach=(None, 0.2))
     assert decision.judge("a", 9.0, CLASSES).prediction_set == ("normal", "tumour")

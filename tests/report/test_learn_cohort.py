@@ -95,7 +95,9 @@ def test_the_final_model_learns_from_all_patients_and_sets_some_of_them_aside(
 def test_the_cohort_s_notes_stand_in_the_report(learned: tuple[Path, module.CohortRun]) -> None:
     _, done = learned
     assert done.estimate is not None
-    assert done.estimate["notes"] == ["A note."] == list(done.notes)
+    assert done.estimate["notes"] == ["A note."]
+    model = load_slide_method(done.run)
+    assert list(done.notes) == ["A note.", *model.decision.cautions(model.classes)]
 
 
 def test_called_again_it_trains_nothing_and_for_other_slides_it_refuses(

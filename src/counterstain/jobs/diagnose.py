@@ -62,7 +62,17 @@ FILES = {
 """What is written for a slide, in the order in which it is."""
 
 _FORMAT, _VERSION = "counterstain.diagnosis", 1
-_COLUMNS = ("slide", "probability", "decision", "prediction_set", "heat_map", "warnings", "run", "reason")
+_COLUMNS = (
+    "slide",
+    "probability",
+    "probability_of",
+    "decision",
+    "prediction_set",
+    "heat_map",
+    "warnings",
+    "run",
+    "reason",
+)
 _DIGEST = 8  # characters that tell runs apart in the table
 _FEW_CELLS = 16
 _ENLARGED = 1.1  # a slide this many times coarser than what an encoder was shown is warned of
@@ -85,6 +95,7 @@ class DiagnoseJob:
         outline: Of the tissue, as a person drew it; found where None.
         heat: How large the picture of the evidence is.
         top: How many of the cells with most evidence are shown.
+        known: What is to be said of slides that are no new ones to the run, by their names.
 
     Raises:
         InputError: When encoder or cells are not those of the method's training, or cells or an outline were given for
@@ -103,6 +114,7 @@ class DiagnoseJob:
     outline: Path | None = None
     heat: HeatSettings = field(default_factory=HeatSettings)
     top: TopTileSettings = field(default_factory=TopTileSettings)
+    known: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         wanted = self.method.encoder
@@ -301,6 +313,8 @@ class _Diagnosed:
         method = self.job.method
         negative, positive = method.score([encoded])[0].tolist()
         score, decision = method.judge(self.slide_id, positive - negative), method.decision
+        chosen = how_chosen(self.job.folder_of_cells(self.slide_id))
+        known = [note] if (note := self.job.known.get(self.slide_id)) else []
         return {
             "format": _FORMAT,
             "version": _VERSION,
@@ -315,7 +329,7 @@ class _Diagnosed:
             "temperature": decision.temperature,
             "promised_error": decision.error,
             "local_share": method.local_share(encoded),
-            "warnings": warnings_of(self.record, encoded, method, how_chosen(self.job.folder_of_cells(self.slide_id))),
+            "warnings": [*known, *warnings_of(self.record, encoded, method, chosen)],
             "num_cells": len(encoded.cells_N2),
             "cell_um": method.cell_um,
             "encoder": asdict(method.encoder),
@@ -364,7 +378,7 @@ def warnings_of(
         warnings.append("The run was not calibrated: its probability is the network's own.")
     elif decision.error is not None and None in decision.reach:
         warnings.append("Too few slides calibrated the run to rule a class out at its promised error.")
-    return warnings
+    return [*warnings, *decision.cautions(method.classes)]
 
 
 def _write_table(out: Path, outcomes: Outcomes[dict[str, Any]], dropped: Sequence[Dropped]) -> None:
@@ -393,15 +407,17 @@ def _rows_before(out: Path) -> list[dict[str, str]]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         table = csv.DictReader(file)
-        if tuple(table.fieldnames or ()) != _COLUMNS:
+        missing = set(_COLUMNS) - set(table.fieldnames or ())
+        if missing - {"probability_of"} or len(table.fieldnames or ()) + len(missing) > len(_COLUMNS):
             return []
-        return [row for row in table if (out / row["slide"] / FILES["score"]).exists()]
+        return [dict.fromkeys(missing, "") | row for row in table if (out / row["slide"] / FILES["score"]).exists()]
 
 
 def _row(slide_id: str, answer: Mapping[str, Any], out: Path) -> dict[str, str]:
     return {
         "slide": slide_id,
         "probability": f"{answer['probability']:.6g}",
+        "probability_of": answer["positive"],
         "decision": answer["decision"] or "no decision",
         "prediction_set": "; ".join(answer["prediction_set"]),
         "heat_map": Path(answer["files"]["heat_map"]).relative_to(out).as_posix(),

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from counterstain.methods.slide_config import SlideConfig
-from counterstain.metrics.calibration import calibrated, fit_temperature
+from counterstain.metrics.calibration import TEMPERATURES, calibrated, fit_temperature
 from counterstain.metrics.conformal import ABSTAINED, conformal_thresholds, decide, prediction_sets
 from counterstain.metrics.decisions import choose_threshold
 from counterstain.results import Classes, SlideScore
@@ -71,6 +71,18 @@ class Decision:
         held = tuple(name for name, is_held in zip(classes.names, sets_12[0].tolist(), strict=True) if is_held)
         decided = int(decide(sets_12)[0])
         return SlideScore(slide_id, p, margin, None if decided == ABSTAINED else classes.names[decided], held)
+
+    def cautions(self, classes: Classes) -> tuple[str, ...]:
+        """What validation slides said against it, a sentence each: that it tells nothing, or calls all slides alike."""
+        notes = []
+        if self.temperature >= TEMPERATURES[-1]:
+            notes.append(
+                f"Scores did not tell {' from '.join(classes.names)} on the {sum(self.counts)} slides that calibrated the "
+                "run: every probability is about one half."
+            )
+        if self.threshold <= 0:
+            notes.append(f"The run's threshold calls every slide {classes.names[1]}.")
+        return tuple(notes)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""

@@ -184,7 +184,7 @@ def learn_cohort(diagnosis: Diagnosis, job: CohortJob) -> CohortRun:
         log.say(listed(problem, _reasons(failures)))
     notes = [*diagnosis.notes, *_encoder_notes(rows, job.encoder)]
     estimate = None if job.folds is None else _estimate(diagnosis, everything, job, failures, notes)
-    _final(everything, aside, job)
+    notes += _final(everything, aside, job)
     return CohortRun(job.run, everything, tuple(failures.values()), estimate, tuple(notes))
 
 
@@ -457,14 +457,14 @@ def _fold_encoder(
     return encode
 
 
-def _final(slides: SlideSet, aside: frozenset[str], job: CohortJob) -> None:
-    """The model of all training slides."""
+def _final(slides: SlideSet, aside: frozenset[str], job: CohortJob) -> tuple[str, ...]:
+    """Makes the model of all training slides; gives what the slides set aside say against it."""
     val = slides.of(aside)
     train = slides.of(slide.slide_id for slide in slides.slides if slide.slide_id not in aside)
     learner = job.learners[0]
     if job.folds is not None:
         learner = most_chosen(job.learners, job.run / "folds", job.folds)
     log.say(f"The final model: {learner.name}, {len(train.slides)} slides, {len(val.slides)} set aside")
-    find_slide_method(learner.method).create(learner.config, train, learner.training.seed).fit(
-        train, val, job.run, learner.training
-    )
+    method = find_slide_method(learner.method).create(learner.config, train, learner.training.seed)
+    method.fit(train, val, job.run, learner.training)
+    return method.decision.cautions(method.classes)
