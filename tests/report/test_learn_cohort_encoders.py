@@ -58,6 +58,12 @@ def learned(cohort: Diagnosis, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return run, learn_cohort(cohort, job_of(run, EncoderChoice(training=TRAINING)))
 
 
+def cautions_of(run: Path) -> tuple[str, ...]:
+    """What the slides set aside say against a run's scores: of four slides, what they will."""
+    method = load_slide_method(run)
+    return method.decision.cautions(method.classes)
+
+
 def seen_by(encoder: Path) -> set[str]:
     """The patients whose slides an encoder was trained on."""
     names = read_json(encoder / "model.json")["provenance"]["data"]["names"]
@@ -71,7 +77,7 @@ def test_every_fold_has_an_encoder_that_learned_from_its_training_slides_alone(l
         assert seen == patients_of(fold / "short")["train"]
         tested = {row.patient_id for row in read_scores(fold / "scores.csv")}
         assert not seen & tested
-    assert done.notes == ()
+    assert done.notes == cautions_of(run)
 
 
 def test_the_final_encoder_has_not_seen_the_slides_that_calibrate(learned: tuple[Path, CohortRun]) -> None:
@@ -136,7 +142,8 @@ def test_the_encoder_of_another_run_is_copied_so_that_the_run_is_enough(
     found = encoder_of(load_slide_method(run).encoder, run)
     assert found is not None
     assert found.spec == load_slide_method(run).encoder
-    (note,) = done.notes
+    note, *others = done.notes
+    assert tuple(others) == cautions_of(run)
     assert f"named as {len(seen_by(source))} of these 9" in note
     assert learn_cohort(cohort, job).notes == done.notes
     more = EncoderChoice(training=replace(TRAINING, num_cells=30))
