@@ -116,12 +116,19 @@ class DicomSlide(Slide):
         except ImportError as error:
             purpose = f"Slide '{self.path}', which OpenSlide refuses ({refusal}),"
             raise MissingExtraError("wsidicom", "dicom", purpose) from error
+        from wsidicom.errors import WsiDicomNoResolutionError
+
         try:
             with WsiDicom.open(list(self._files)) as handle:
                 sizes = [Size(level.size.width, level.size.height) for level in handle.levels]
                 levels = tuple(Level.of(size, sizes[0]) for size in sizes)
                 mpp = handle.levels[0].mpp
                 return Header(levels, from_metadata(mpp.width, mpp.height), None, {"Engine": "wsidicom"})
+        except WsiDicomNoResolutionError as error:
+            raise self._unsupported(
+                f"OpenSlide refuses it ({refusal}), and wsidicom opens none without a resolution",
+                "Write the pixel spacing into the file, or convert it to JPEG, which OpenSlide reads with --mpp.",
+            ) from error
         except _wsidicom_errors() as error:
             reasons = f"OpenSlide ({refusal}) nor wsidicom ({type(error).__name__}: {error})"
             raise self._damaged(f"neither {reasons} can open it") from error

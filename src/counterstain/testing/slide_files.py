@@ -115,14 +115,20 @@ def tiles_of(pixels: Pixels, tile_px: int) -> list[Pixels]:
 
 
 def write_dicom(
-    folder: Path, pixels: Pixels, mpp: float, *, syntax: str = "raw", tile_px: int = 64, factors: Sequence[int] = ()
+    folder: Path,
+    pixels: Pixels,
+    mpp: float | None,
+    *,
+    syntax: str = "raw",
+    tile_px: int = 64,
+    factors: Sequence[int] = (),
 ) -> Path:
     """Writes a DICOM series, a file for each level; gives the file of level 0.
 
     Args:
         folder: Made if need be.
         pixels: Level 0, RGB.
-        mpp: Its resolution.
+        mpp: Its resolution; None writes none, against the standard.
         syntax: "raw", or "jpegls", which OpenSlide does not know.
         tile_px: The side of a tile.
         factors: Level 0 over each further level.
@@ -134,14 +140,14 @@ def write_dicom(
     for number, factor in enumerate((1, *factors)):
         level = pixels if factor == 1 else _reduced(pixels, factor)
         kind = "NONE" if factor == 1 else "RESAMPLED"
-        data = _dicom_level(level, mpp * factor, tile_px, kind, series)
+        data = _dicom_level(level, None if mpp is None else mpp * factor, tile_px, kind, series)
         _add_frames(data, tiles_of(level, tile_px), syntax)
         data.InstanceNumber = number + 1
         data.save_as(folder / f"level{number}.dcm", enforce_file_format=True)
     return folder / "level0.dcm"
 
 
-def _dicom_level(pixels: Pixels, mpp: float, tile_px: int, kind: str, series: tuple[str, ...]) -> Any:
+def _dicom_level(pixels: Pixels, mpp: float | None, tile_px: int, kind: str, series: tuple[str, ...]) -> Any:
     """Everything but the pixels, as the standard's VL Whole Slide Microscopy module asks for it."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import VLWholeSlideMicroscopyImageStorage, generate_uid
@@ -158,7 +164,6 @@ def _dicom_level(pixels: Pixels, mpp: float, tile_px: int, kind: str, series: tu
     data.DimensionOrganizationType, data.TotalPixelMatrixFocalPlanes, data.NumberOfOpticalPaths = "TILED_FULL", 1, 1
     data.Rows = data.Columns = tile_px
     data.TotalPixelMatrixRows, data.TotalPixelMatrixColumns = pixels.shape[:2]
-    data.ImagedVolumeHeight, data.ImagedVolumeWidth = (side * mpp / 1000 for side in pixels.shape[:2])
     data.ImagedVolumeDepth, data.ImageOrientationSlide = 0.001, [0, -1, 0, -1, 0, 0]
     data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
     data.BitsAllocated = data.BitsStored = 8
@@ -166,12 +171,13 @@ def _dicom_level(pixels: Pixels, mpp: float, tile_px: int, kind: str, series: tu
     data.DimensionOrganizationSequence = [_with(DimensionOrganizationUID=dimensions)]
     data.TotalPixelMatrixOriginSequence = [_with(XOffsetInSlideCoordinateSystem=0, YOffsetInSlideCoordinateSystem=0)]
     data.OpticalPathSequence = [_with(OpticalPathIdentifier="0")]
-    spacing = f"{mpp / 1000:.8f}"
-    measures = _with(PixelSpacing=[spacing, spacing], SliceThickness="0.001", SpacingBetweenSlices="0.001")
-    frame_type = _with(FrameType=data.ImageType)
-    data.SharedFunctionalGroupsSequence = [
-        _with(PixelMeasuresSequence=[measures], WholeSlideMicroscopyImageFrameTypeSequence=[frame_type])
-    ]
+    shared = _with(WholeSlideMicroscopyImageFrameTypeSequence=[_with(FrameType=data.ImageType)])
+    if mpp is not None:
+        data.ImagedVolumeHeight, data.ImagedVolumeWidth = (side * mpp / 1000 for side in pixels.shape[:2])
+        spacing = f"{mpp / 1000:.8f}"
+        measures = _with(PixelSpacing=[spacing, spacing], SliceThickness="0.001", SpacingBetweenSlices="0.001")
+        shared.PixelMeasuresSequence = [measures]
+    data.SharedFunctionalGroupsSequence = [shared]
     return data
 
 
