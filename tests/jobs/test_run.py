@@ -45,6 +45,15 @@ def test_a_note_that_can_t_be_written_or_removed_does_not_end_the_batch(
     said = capsys.readouterr().err
     assert "can't be written" in said
     assert "can't be removed" in said
+    assert "Traceback" not in said
+
+
+def test_a_defect_s_traceback_is_said_where_it_can_t_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").write_text("a file where the slides' folders should go")
+    run_all({"c": defective}, tmp_path / "full")
+    assert "in defective" in capsys.readouterr().err
 
 
 def test_every_slide_is_counted_once_its_work_has_ended_failed_ones_too(

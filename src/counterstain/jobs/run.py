@@ -79,11 +79,14 @@ def run_all(
 
 
 def _write_note(note: Path, reason: str, error: Exception) -> None:
+    told = "".join(traceback.format_exception(error))
     # A full disk may be why the slide failed: it must not end the batch here either.
     try:
-        write_text(note, f"{reason}\n\n{''.join(traceback.format_exception(error))}")
+        write_text(note, f"{reason}\n\n{told}")
     except OSError as problem:
         log.say(f"{note} can't be written: {problem}")
+        if not isinstance(error, CounterstainError):  # a defect's traceback stands nowhere else
+            log.say(told)
 
 
 def _remove_note(note: Path) -> None:
