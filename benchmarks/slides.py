@@ -2,9 +2,9 @@
 
     python benchmarks/slides.py OUT.svs --side 40960 --tissue 0.4
 
-A plane of 4,096 px is drawn once: tissue in a disc, or everywhere, and glass with a scanner's noise around it. Slides repeat it,
-so tissue grows as their area does. They have three levels of 256 px JPEG tiles, 4:2:2, about 0.33 bytes a pixel of tissue,
-as Aperio's scanners write them, and open in every reader.
+A plane of 4,096 px is drawn once: tissue in a disc, or everywhere, and glass with a scanner's noise around it. Slides
+repeat it, so tissue grows as their area does. They have three levels of 256 px JPEG tiles, 4:2:2, about 0.3 bytes a pixel
+of tissue, as Aperio's scanners write them, and open in every reader.
 
 Does not know: what is measured on them.
 """
@@ -125,7 +125,8 @@ def _disc(tissue: float) -> npt.NDArray[np.float32]:
     radius = PERIOD_PX * np.sqrt(tissue / np.pi)
     centred = np.arange(PERIOD_PX, dtype=np.float32) + 0.5 - PERIOD_PX / 2
     distance = np.sqrt(centred[:, None] ** 2 + centred[None, :] ** 2)
-    return np.clip((radius - distance) / _EDGE_PX + 0.5, 0, 1)
+    part: npt.NDArray[np.float32] = np.clip((radius - distance) / _EDGE_PX + 0.5, 0, 1)
+    return part
 
 
 def main() -> None:
