@@ -1,11 +1,15 @@
 """Rows of a grid in, batches of tile images out, in order, read ahead by a few threads.
 
 A batch holds tiles of one row only, so that what stands together in a batch follows from the grid alone: a resumed
-prediction computes the same batches. Neighbouring tiles are read as one strip of the slide and cut apart, since each read
-decodes whole tiles of the file. At any time there are at most `num_workers` + 2 batches in memory.
+prediction computes the same batches.
 
-Each thread reads a pickled copy of the slide of its own. A reading error is raised at its batch, with what came before it
-delivered; the threads are gone and their files closed when the stream ends, whichever way.
+Where the slide's stored tiles can be decoded directly, rows are read together as sheets (sheets.py), each stored tile once,
+and a batch is a view of a sheet: images that overlap share memory, which stays as it is while anyone refers to the batch.
+Other readers are asked for strips of neighbouring tiles, each thread with a pickled copy of the slide; of these at most
+`num_workers` + 2 batches are in memory at any time.
+
+A reading error is raised at its batch, with what came before it delivered; the threads are gone and their files closed when
+the stream ends, whichever way.
 
 Does not know: models, what becomes of the images.
 """
@@ -14,6 +18,7 @@ import pickle
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from queue import SimpleQueue
@@ -22,7 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from counterstain.geometry import Box, Frame, Size
+from counterstain.infer.sheets import Cut, FailedTileError, Press
 from counterstain.slides.base import Slide
+from counterstain.slides.scan import Pool, scan
 from counterstain.tiles import TileRow
 
 
@@ -34,7 +41,7 @@ class Batch:
         row: Position of the row among those asked for.
         y: First row of every tile, frame pixels.
         xs: First column of each tile.
-        images_BHWC: uint8 RGB; what lies beyond the slide is white.
+        images_BHWC: uint8 RGB; what lies beyond the slide is white. Only to be read: images that overlap share memory.
     """
 
     row: int
@@ -72,6 +79,21 @@ class Cutter:
         Raises:
             DamagedSlideError: When a tile can't be decoded, at its batch.
         """
+        direct = slide.source(self.frame)
+        if direct is None:
+            yield from self._asked(slide, rows)
+            return
+        source, lattice, level = direct
+        press = Press(source, lattice, self.tile, self.batch_size)
+        try:
+            for cut, images in _pressed(press, rows, self.num_workers):
+                yield Batch(cut.row, cut.y, cut.xs, images)
+                del images
+        except FailedTileError as error:
+            raise slide.damaged_tile(level, error.tile, error) from error
+
+    def _asked(self, slide: Slide, rows: Iterable[TileRow]) -> Iterator[Batch]:
+        """Batches read from a slide that is asked for boxes."""
         tasks = self._tasks(rows)
         if self.num_workers == 0:
             for task in tasks:
@@ -110,6 +132,15 @@ class Cutter:
                 images[done] = pixels[:, x - run[0] : x - run[0] + self.tile.width]
                 done += 1
         return Batch(task.row, task.y, task.xs, images)
+
+
+def _pressed(press: Press, rows: Iterable[TileRow], num_workers: int) -> Iterator[tuple[Cut, npt.NDArray[np.uint8]]]:
+    sheets, pool = list(press.plan(rows)), Pool()
+    windows = [sheet.window for sheet in sheets]
+    results = scan(press.source, windows, lambda number, filled: press.printed(sheets[number], filled, pool), num_workers)
+    with closing(results):
+        for sheet in sheets:
+            yield from press.batches(sheet, next(results))
 
 
 def _runs(xs: tuple[int, ...], tile_px: int) -> Iterator[tuple[int, ...]]:

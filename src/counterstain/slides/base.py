@@ -21,7 +21,10 @@ from counterstain.errors import DamagedSlideError, InputError, MissingResolution
 from counterstain.files import existing, file_hash
 from counterstain.geometry import Box, Frame, Mpp, Size
 from counterstain.results import SlideRecord
+from counterstain.slides.lattice import Lattice
 from counterstain.slides.resample import Pixels, axis_of, reduce, resample
+from counterstain.slides.scan import Source
+from counterstain.slides.stored import StoredLevel
 
 _PIECE_PX = 1024  # side of what is resampled at once, in pixels of the source or the answer, whichever are more
 _LEVEL_SLACK = 1e-3  # a level coarser than asked for by this much is still taken: enlarging it so little costs nothing
@@ -151,6 +154,13 @@ class Slide(ABC):
         Raises:
             DamagedSlideError: When the pixels can't be decoded.
         """
+
+    def stored(self, level: int) -> StoredLevel | None:
+        """A level's tiles as they lie in the file, to be decoded directly; None where a reader has no such thing.
+
+        They must decode to the pixels that `read` gives.
+        """
+        return None
 
     @property
     def size(self) -> Size:
@@ -285,6 +295,15 @@ class Slide(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}, {self.size.width} x {self.size.height})"
 
+    def source(self, frame: Frame) -> tuple[Source, Lattice, int] | None:
+        """Stored tiles that a frame's pixels can be made of, how, and their level; None where a reader has no such thing."""
+        number = self._level_for(min(frame.downsample_x, frame.downsample_y))
+        level, stored = self.levels[number], self.stored(number)
+        if stored is None:
+            return None
+        source = Source(self.path, stored)
+        return source, Lattice.of(frame, source.size, self.size, (level.downsample_x, level.downsample_y)), number
+
     def _level_for(self, scale: float) -> int:
         """The coarsest level that is not coarser than `scale` level-0 pixels."""
         fits = [
@@ -335,6 +354,13 @@ class Slide(ABC):
     def _damaged(self, reason: object) -> DamagedSlideError:
         """The error for pixels or a header that can't be decoded."""
         return DamagedSlideError(damage(self.path, reason))
+
+    def damaged_tile(self, level: int, index: int, reason: object) -> DamagedSlideError:
+        """The error for a tile of a level that is `stored`, at its position."""
+        stored = self.stored(level)
+        assert stored is not None
+        row, column = divmod(index, stored.across)
+        return self._damaged(f"tile ({column}, {row}) of level {level} {reason}")
 
     def _unsupported(self, reason: object, remedy: str) -> UnsupportedSlideError:
         """The error for a file that this reader can't show rightly."""

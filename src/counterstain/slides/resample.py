@@ -41,30 +41,31 @@ class Axis:
         return self.last <= self.first
 
 
-def axis_of(start: float, scale: float, num: int, size: int, extent: float) -> Axis:
+def axis_of(start: float, scale: float, num: int, size: int, extent: float, first: int = 0) -> Axis:
     """The weights along one axis.
 
     Args:
-        start: The outer edge of the first output pixel, in source pixels.
+        start: The outer edge of output pixel 0, in source pixels.
         scale: Source pixels under an output pixel.
         num: Output pixels.
         size: Source pixels there are.
         extent: Where the slide ends, in source pixels: a fraction away from `size` where a level was rounded. The last
             source pixel is stretched or cut to it.
+        first: The first output pixel that is wanted.
     """
-    edges = start + np.arange(num + 1, dtype=np.float64) * scale
+    edges = start + np.arange(first, first + num + 1, dtype=np.float64) * scale
     low, high = np.clip(edges[:-1], 0, extent), np.clip(edges[1:], 0, extent)
     coverage = (high - low) / scale
     reach = _areas if scale >= 1 else _neighbours
     index, weight = reach(edges, low, high, size)
     weight *= coverage[:, None] / np.maximum(weight.sum(1, keepdims=True), 1e-12)
     used = index[weight > 0]
-    first, last = (int(used.min()), int(used.max()) + 1) if used.size else (0, 0)
-    columns = np.clip(index - first, 0, max(last - first - 1, 0))
+    lowest, past = (int(used.min()), int(used.max()) + 1) if used.size else (0, 0)
+    columns = np.clip(index - lowest, 0, max(past - lowest - 1, 0))
     starts = np.arange(0, index.size + 1, index.shape[1])
-    shape = (num, max(last - first, 1))
+    shape = (num, max(past - lowest, 1))
     weights = sparse.csr_array((weight.astype(np.float32).ravel(), columns.ravel(), starts), shape=shape)
-    return Axis(first, last, weights, coverage.astype(np.float32))
+    return Axis(lowest, past, weights, coverage.astype(np.float32))
 
 
 _Taps = tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]

@@ -12,19 +12,19 @@ Does not know: resampling, other formats, what is on the slide.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from counterstain.errors import DamagedSlideError
 from counterstain.geometry import Box, Size
 from counterstain.slides import codecs
 from counterstain.slides.base import Header, Level, Resolution, Slide
-from counterstain.slides.codecs import Coding, decode_tile
+from counterstain.slides.codecs import Coding
 from counterstain.slides.resample import Pixels
 from counterstain.slides.resolution import from_aperio, from_ome, from_tags
+from counterstain.slides.stored import StoredLevel, read_bytes
 from counterstain.slides.tiff_pages import Page, Structure, is_tiff, is_tiled, read_structure
 
 # Bytes of decoded tiles a handle keeps: a row of 256 px tiles across a slide of 80,000 px.
@@ -32,25 +32,6 @@ _CACHE_BYTES = 64 << 20
 _MOST_TILE_PX = 1 << 26  # a tile is decoded at once
 _REDUCED = 1  # NewSubfileType of a level; other bits mean masks and macro images
 _APERIO = "Aperio "
-
-
-@dataclass(frozen=True, slots=True)
-class _TiledLevel:
-    """A level's tiles, row by row.
-
-    Args:
-        size: Its pixels.
-        coding: How its tiles are stored.
-        across: Tiles in a row.
-        offsets: Where each begins in the file.
-        num_bytes: How long each is; 0 where the scanner left it out.
-    """
-
-    size: Size
-    coding: Coding
-    across: int
-    offsets: npt.NDArray[np.uint64]
-    num_bytes: npt.NDArray[np.uint64]
 
 
 class _Handle:
@@ -64,9 +45,8 @@ class _Handle:
     def close(self) -> None:
         self._file.close()
 
-    def bytes_at(self, offset: int, count: int) -> bytes:
-        self._file.seek(offset)
-        return self._file.read(count) or b""
+    def bytes_of(self, level: StoredLevel, index: int) -> bytes:
+        return read_bytes(self._file, level, [index])[index]
 
     def kept(self, key: tuple[int, int]) -> Pixels | None:
         if key in self._tiles:
@@ -84,7 +64,7 @@ class TiffSlide(Slide):
     """A tiled TIFF whose pages are a pyramid: Aperio SVS, OME-TIFF (levels in SubIFDs too), generic."""
 
     reader: ClassVar[str] = "tiff"
-    _tiled: tuple[_TiledLevel, ...]
+    _tiled: tuple[StoredLevel, ...]
 
     @classmethod
     def detects(cls, path: Path) -> bool:
@@ -123,7 +103,7 @@ class TiffSlide(Slide):
         candidates = [page for page in (*tiled, *base.sub_pages) if page is not base and _is_level(page)]
         return [base, *(candidates[position] for position in pyramid(base.size, [page.size for page in candidates]))]
 
-    def _tiled_level(self, page: Page) -> _TiledLevel:
+    def _tiled_level(self, page: Page) -> StoredLevel:
         reason = _unreadable(page)
         if reason is not None:
             raise self._unsupported(reason, "Convert it to 8 bit RGB with JPEG or deflate compression.")
@@ -142,13 +122,16 @@ class TiffSlide(Slide):
             is_differenced=page.predictor == 2,
             jpeg_tables=page.jpeg_tables,
         )
-        return _TiledLevel(page.size, coding, across, offsets, np.where(offsets == 0, np.uint64(0), num_bytes))
+        return StoredLevel(page.size, coding, offsets, np.where(offsets == 0, np.uint64(0), num_bytes))
 
     def _refuse_cut_short(self) -> None:
         expected = max(int((level.offsets + level.num_bytes).max()) for level in self._tiled)
         held = self.path.stat().st_size
         if held < expected:
             raise self._damaged(f"it is cut short, its tiles need {expected} bytes and the file has {held}")
+
+    def stored(self, level: int) -> StoredLevel:
+        return self._tiled[level]
 
     def _open(self) -> _Handle:
         return _Handle(self.path)
@@ -188,31 +171,10 @@ class TiffSlide(Slide):
         """(tile height, tile width, 3): a tile, white where the scanner left it out."""
         stored = self._tiled[level]
         index = row * stored.across + column
-        tile, count = stored.coding.tile, int(stored.num_bytes[index])
-        if count == 0:
-            return np.full((*tile.shape, 3), 255, np.uint8)
         try:
-            pixels = decode_tile(handle.bytes_at(int(stored.offsets[index]), count), stored.coding)
-        except codecs.DECODE_ERRORS as error:
-            raise self._damaged(f"tile ({column}, {row}) of level {level} can't be decoded ({error})") from error
-        if pixels.shape[:2] == tile.shape:
-            return pixels
-        return self._filled_up(pixels, level, row, column)
-
-    def _filled_up(self, pixels: Pixels, level: int, row: int, column: int) -> Pixels:
-        """A tile of another size than it should have: some writers crop those that overhang the level."""
-        stored = self._tiled[level]
-        tile = stored.coding.tile
-        height = min(tile.height, stored.size.height - row * tile.height)
-        width = min(tile.width, stored.size.width - column * tile.width)
-        given = Size.of(pixels)
-        if given.width < width or given.height < height:
-            raise self._damaged(
-                f"tile ({column}, {row}) of level {level} is {given.width} x {given.height}, not {width} x {height}"
-            )
-        whole = np.full((*tile.shape, 3), 255, np.uint8)
-        whole[:height, :width] = pixels[:height, :width]
-        return whole
+            return stored.decoded(handle.bytes_of(stored, index), index)
+        except DamagedSlideError as error:
+            raise self.damaged_tile(level, index, error) from error
 
 
 def pyramid(base: Size, candidates: Sequence[Size]) -> list[int]:

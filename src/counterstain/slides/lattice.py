@@ -1,0 +1,161 @@
+"""The pixels of a frame as they lie on a level, and how they are made of the level's.
+
+What a pixel of the frame shows follows from its own place alone, not from what else is made along with it: pieces that are
+made one by one fit together, and a scan that goes on where another stopped ends with the same pixels.
+
+Does not know: files, tiles.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from counterstain.geometry import Box, Frame, Size
+from counterstain.slides.resample import Axis, Pixels, axis_of, reduce, resample
+
+_WHOLE = 1 / 64  # level pixels: frames whose edges lie this close to whole pixels are not resampled
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Side:
+    """One axis of a lattice, in level pixels.
+
+    Args:
+        start: Where the frame begins.
+        scale: Level pixels under one of the frame.
+        num: Pixels of the frame.
+        size: Pixels of the level.
+        extent: Where the slide ends.
+    """
+
+    start: float
+    scale: float
+    num: int
+    size: int
+    extent: float
+
+    @property
+    def factor(self) -> int | None:
+        """Level pixels under one of the frame where that is a whole number, at whole pixels, along all of the frame."""
+        factor = max(1, round(self.scale))
+        drift = abs(self.start + self.num * self.scale - round(self.start) - self.num * factor)
+        return factor if max(drift, abs(self.start - round(self.start))) <= _WHOLE else None
+
+    def under(self, first: int, num: int) -> tuple[int, int]:
+        """The first level pixel, and the one past the last, that pixels of the frame are made of."""
+        if self.factor is not None:
+            start = round(self.start) + first * self.factor
+            return start, start + num * self.factor
+        low = math.floor(self.start + first * self.scale) - 1
+        high = math.ceil(self.start + (first + num) * self.scale) + 1
+        return min(max(low, 0), self.size), min(max(high, 0), self.size)
+
+    def inside(self) -> tuple[int, int]:
+        """The first pixel of the frame, and the one past the last, that lie wholly on the slide."""
+        end = min(self.extent, self.size) + _WHOLE
+        return math.ceil((-_WHOLE - self.start) / self.scale), math.floor((end - self.start) / self.scale)
+
+    def axis(self, first: int, num: int) -> Axis:
+        """The weights of level pixels for pixels of the frame."""
+        return _axis(self.start, self.scale, first, num, self.size, self.extent)
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A frame on a level.
+
+    Args:
+        x: Along x.
+        y: Along y.
+    """
+
+    x: Side
+    y: Side
+
+    @classmethod
+    def of(cls, frame: Frame, level: Size, slide: Size, downsample: tuple[float, float]) -> "Lattice":
+        """The lattice of a frame on a level of a slide, given level-0 pixels under one of the level's, along x and y."""
+        down_x, down_y = downsample
+        along_x = Side(
+            frame.origin.x / down_x, frame.downsample_x / down_x, frame.size.width, level.width, slide.width / down_x
+        )
+        along_y = Side(
+            frame.origin.y / down_y, frame.downsample_y / down_y, frame.size.height, level.height, slide.height / down_y
+        )
+        return cls(along_x, along_y)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a whole number of level pixels lies under each of the frame."""
+        return self.x.factor is not None and self.y.factor is not None
+
+    @property
+    def is_level(self) -> bool:
+        """Whether the frame's pixels are the level's."""
+        return self.x.factor == 1 and self.y.factor == 1
+
+    @property
+    def ends_whole(self) -> bool:
+        """Whether the slide ends where the level's pixels do."""
+        return all(abs(side.extent - side.size) <= _TOLERANCE for side in (self.x, self.y))
+
+    def under(self, box: Box) -> Box:
+        """The level pixels that a box of the frame is made of; with `is_whole`, also those beyond the level."""
+        left, right = self.x.under(int(box.x), int(box.width))
+        top, bottom = self.y.under(int(box.y), int(box.height))
+        return Box.from_corners(left, top, right, bottom)
+
+    def render(self, pixels: Pixels, source: Box, box: Box, into: Pixels) -> None:
+        """Makes pixels of the frame.
+
+        Args:
+            pixels: (H, W, 3) uint8, of the level; what lies beyond it is not looked at.
+            source: Which: level pixels, whole, that contain `under(box)`.
+            box: Which pixels of the frame, whole.
+            into: (height, width, 3) uint8 of the box; with `is_level` it may be the same memory as `pixels`.
+        """
+        if not self.is_whole:
+            into[...] = self._resampled(pixels, source, box)
+            return
+        inner = self._inner(box)
+        edges = [(part, self._resampled(pixels, source, part)) for part in _around(box, inner)]
+        if not inner.is_empty and not (self.is_level and np.may_share_memory(pixels, into)):
+            whole = self.under(inner).shifted(-source.x, -source.y)
+            assert self.x.factor is not None
+            assert self.y.factor is not None
+            part = pixels[whole.slices()]
+            place = into[inner.shifted(-box.x, -box.y).slices()]
+            place[...] = part if self.is_level else reduce(part, (self.x.factor, self.y.factor))
+        for edge, made in edges:
+            into[edge.shifted(-box.x, -box.y).slices()] = made
+
+    def _inner(self, box: Box) -> Box:
+        (left, right), (top, bottom) = self.x.inside(), self.y.inside()
+        return box.intersection(Box.from_corners(left, top, right, bottom))
+
+    def _resampled(self, pixels: Pixels, source: Box, box: Box) -> Pixels:
+        columns, rows = self.x.axis(int(box.x), int(box.width)), self.y.axis(int(box.y), int(box.height))
+        left, top = int(source.x), int(source.y)
+        part = pixels[rows.first - top : rows.last - top, columns.first - left : columns.last - left]
+        return resample(part, rows, columns)
+
+
+@lru_cache(maxsize=256)
+def _axis(start: float, scale: float, first: int, num: int, size: int, extent: float) -> Axis:
+    return axis_of(start, scale, num, size, extent, first)
+
+
+def _around(box: Box, inner: Box) -> list[Box]:
+    """What of a box lies around an inner one: above, below, left, right."""
+    if inner.is_empty:
+        return [box]
+    parts = [
+        Box.from_corners(box.x, box.y, box.right, inner.y),
+        Box.from_corners(box.x, inner.bottom, box.right, box.bottom),
+        Box.from_corners(box.x, inner.y, inner.x, inner.bottom),
+        Box.from_corners(inner.right, inner.y, box.right, inner.bottom),
+    ]
+    return [part for part in parts if not part.is_empty]
