@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from counterstain.errors import DamagedSlideError, UnsupportedSlideError
 from counterstain.geometry import Box, Size
 from counterstain.slides import OpenSlideSlide, Pixels, Slide, TiffSlide
+from counterstain.slides import stored as stored_module
 from counterstain.slides import tiff as tiff_module
 from counterstain.slides.tiff import pyramid
 from counterstain.testing.slide_files import TiffDialect, abbreviated_jpeg, tiles_of, write_raw_tiles, write_tiff
@@ -139,8 +140,8 @@ def test_tiles_that_were_cropped_at_the_edge_are_taken(tmp_path: Path) -> None:
 def test_a_tile_is_decoded_once_for_boxes_that_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slide = TiffSlide(write_tiff(tmp_path / "slide.tif", scene(SIZE), 0.5))
     decoded = []
-    decode = tiff_module.decode_tile
-    monkeypatch.setattr(tiff_module, "decode_tile", lambda *given: decoded.append(given) or decode(*given))
+    decode = stored_module.decode_tile
+    monkeypatch.setattr(stored_module, "decode_tile", lambda *given: decoded.append(given) or decode(*given))
     for x in range(0, 140, 10):
         slide.read(Box(x, 30, 64, 64), 0.5)
     assert len(decoded) == 8

@@ -8,11 +8,12 @@ Where tiles of the grid are the tiles of the file, the sheet is a pile of them.
 Does not know: files, threads, models.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from operator import sub
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
+import numpy.typing as npt
 
 from counterstain.errors import DamagedSlideError
 from counterstain.geometry import Box, Size
@@ -33,11 +34,13 @@ class Cut:
         row: Position of the row among those asked for.
         y: First row of every tile, frame pixels.
         xs: First column of each.
+        groups: The columns that they cover, from and to; tiles that touch are one group.
     """
 
     row: int
     y: int
     xs: tuple[int, ...]
+    groups: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,14 @@ class Press:
         lattice: The frame on them.
         tile: The size of a tile, frame pixels.
         batch_size: Tiles of a batch at most.
+        blame: Makes the error for a stored tile and the reason why it can't be decoded.
     """
 
     source: Source
     lattice: Lattice
     tile: Size
     batch_size: int
+    blame: Callable[[int, DamagedSlideError], DamagedSlideError]
 
     def plan(self, rows: Iterable[TileRow]) -> Iterator[Sheet]:
         """The sheets that rows are cut from, in their order."""
@@ -114,12 +119,12 @@ class Press:
         """The sheet's tiles, batch by batch: each a cut of one row, and (tiles, height, width, 3) uint8 RGB.
 
         Raises:
-            FailedTileError: At the first batch that a tile is missing from.
+            DamagedSlideError: At the first batch that a stored tile is missing from.
         """
         done = 0
         for cut in sheet.cuts:
             for start in range(0, len(cut.xs), self.batch_size):
-                part = Cut(cut.row, cut.y, cut.xs[start : start + self.batch_size])
+                part = replace(cut, xs=cut.xs[start : start + self.batch_size])
                 if printed.failures:
                     self._refuse_missing(part, printed.failures)
                 if sheet.window.panes[0].slots is not None:
@@ -131,41 +136,44 @@ class Press:
     def _cuts(self, rows: Iterable[TileRow]) -> Iterator[Cut]:
         """The rows, those that are too long for a sheet in parts of whole batches."""
         for number, row in enumerate(rows):
-            start, stop = 0, self.batch_size
-            while start < len(row.xs):
-                following = row.xs[start : stop + self.batch_size]
-                if stop < len(row.xs) and self._num_bytes([Cut(number, row.y, following)]) <= _SHEET_BYTES:
-                    stop += self.batch_size
-                    continue
-                yield Cut(number, row.y, tuple(row.xs[start:stop]))
-                start, stop = stop, stop + self.batch_size
+            whole = self._cut(number, row.y, row.xs)
+            if self._num_bytes([whole]) <= _SHEET_BYTES:
+                yield whole
+                continue
+            held: Cut | None = None
+            for start in range(0, len(row.xs), self.batch_size):
+                part = self._cut(number, row.y, row.xs[start : start + self.batch_size])
+                longer = part if held is None else self._cut(number, row.y, held.xs + part.xs)
+                if held is not None and self._num_bytes([longer]) > _SHEET_BYTES:
+                    yield held
+                    longer = part
+                held = longer
+            assert held is not None
+            yield held
+
+    def _cut(self, row: int, y: int, xs: tuple[int, ...]) -> Cut:
+        places = np.array(xs)
+        last = [*np.flatnonzero(np.diff(places) > self.tile.width).tolist(), len(xs) - 1]
+        first = [0, *(end + 1 for end in last[:-1])]
+        groups = tuple((xs[start], xs[end] + self.tile.width) for start, end in zip(first, last, strict=True))
+        return Cut(row, y, xs, groups)
 
     def _num_bytes(self, cuts: Sequence[Cut]) -> int:
         height = cuts[-1].y - cuts[0].y + self.tile.height
-        width = sum(stop - start for start, stop in self._groups(cuts))
+        width = sum(stop - start for start, stop in _united(cuts))
         return int(width * height * 3 * max(1.0, self.lattice.x.scale * self.lattice.y.scale))
 
-    def _groups(self, cuts: Sequence[Cut]) -> list[tuple[int, int]]:
-        """Columns of the frame that tiles cover; groups that touch are one."""
-        groups: list[tuple[int, int]] = []
-        for x in sorted({x for cut in cuts for x in cut.xs}):
-            if groups and x <= groups[-1][1]:
-                groups[-1] = groups[-1][0], max(groups[-1][1], x + self.tile.width)
-            else:
-                groups.append((x, x + self.tile.width))
-        return groups
-
     def _sheet(self, cuts: Sequence[Cut]) -> Sheet:
-        tiles = sorted({tile for cut in cuts for tile in self._stored_under(cut)})
         top, bottom = cuts[0].y, cuts[-1].y + self.tile.height
-        boxes = tuple(Box.from_corners(left, top, right, bottom) for left, right in self._groups(cuts))
+        boxes = tuple(Box.from_corners(left, top, right, bottom) for left, right in _united(cuts))
+        tiles = self._stored_under(cuts)
         if all(map(self._is_pile, cuts)):
-            return Sheet(tuple(cuts), boxes, Window((self._pile(cuts),), tuple(tiles)))
+            return Sheet(tuple(cuts), boxes, Window((self._pile(cuts),), tiles))
         panes = []
         for box in boxes:
             under = self.lattice.under(box)
             panes.append(Pane(int(under.x), int(under.y), Size(int(under.width), int(under.height))))
-        return Sheet(tuple(cuts), boxes, Window(tuple(panes), tuple(tiles)))
+        return Sheet(tuple(cuts), boxes, Window(tuple(panes), tiles))
 
     def _is_pile(self, cut: Cut) -> bool:
         """Whether each tile of the grid is one of the file."""
@@ -176,29 +184,37 @@ class Press:
         return columns_fit and (top + cut.y) % self.tile.height == 0
 
     def _pile(self, cuts: Sequence[Cut]) -> Pane:
-        places = [(x, cut.y) for cut in cuts for x in cut.xs]
-        slots = {}
-        for slot, (x, y) in enumerate(places):
-            for tiles in self._stored(x, y):
-                slots.update(dict.fromkeys(tiles, slot))
-        return Pane(0, 0, self.tile, slots, len(places))
+        left, top = round(self.lattice.x.start), round(self.lattice.y.start)
+        (down, across), slot, slots = self.source.num_tiles, 0, {}
+        for cut in cuts:
+            row = (top + cut.y) // self.tile.height
+            for x in cut.xs:
+                column = (left + x) // self.tile.width
+                if 0 <= row < down and 0 <= column < across:
+                    slots[row * across + column] = slot
+                slot += 1
+        return Pane(0, 0, self.tile, slots, slot)
 
-    def _stored(self, x: int, y: int, width: int | None = None) -> list[range]:
-        box = Box(x, y, width or self.tile.width, self.tile.height)
-        under = self.lattice.under(box)
-        return self.source.tiles_under(int(under.x), int(under.y), Size(int(under.width), int(under.height)))
-
-    def _stored_under(self, cut: Cut) -> Iterator[int]:
-        for left, right in self._groups([cut]):
-            for tiles in self._stored(left, cut.y, right - left):
-                yield from tiles
+    def _stored_under(self, cuts: Sequence[Cut]) -> npt.NDArray[np.int64]:
+        """The stored tiles that are needed, ascending."""
+        spans = []
+        for cut in cuts:
+            for left, right in cut.groups:
+                box = Box(left, cut.y, right - left, self.tile.height)
+                spans.append(self.source.span(self.lattice.under(box)))
+        top, bottom = min(rows.start for rows, _ in spans), max(rows.stop for rows, _ in spans)
+        touched = np.zeros((bottom - top, self.source.level.across), np.bool_)
+        for rows, columns in spans:
+            touched[rows.start - top : rows.stop - top, columns] = True
+        tiles: npt.NDArray[np.int64] = np.flatnonzero(touched) + top * self.source.level.across
+        return tiles
 
     def _pieces(self, sheet: Sheet, pane: Box) -> Iterator[Box]:
         """The parts of a pane that tiles lie on, each once as far as rows are alike."""
         above: list[tuple[int, int]] = []
         bottom = int(pane.y)
         for cut in sheet.cuts:
-            groups = [group for group in self._groups([cut]) if pane.x <= group[0] < pane.right]
+            groups = [group for group in cut.groups if pane.x <= group[0] < pane.right]
             for left, right in groups:
                 is_done = any(start <= left and right <= stop for start, stop in above)
                 top = max(bottom, cut.y) if is_done else cut.y
@@ -207,14 +223,13 @@ class Press:
 
     def _images(self, cut: Cut, sheet: Sheet, printed: Printed) -> Pixels:
         tile, xs = self.tile, cut.xs
+        is_even = len(xs) < 3 or len(set(map(sub, xs[1:], xs[:-1]))) == 1
         for box, pixels in zip(sheet.boxes, printed.panes, strict=True):
-            if box.x <= xs[0] and xs[-1] < box.right:
-                first = pixels[cut.y - int(box.y) :, xs[0] - int(box.x) :]
-                steps = {after - before for before, after in zip(xs[:-1], xs[1:], strict=True)}
-                if len(steps) <= 1:
-                    down, across, color = first.strides
-                    strides = (steps.pop() * across if steps else 0, down, across, color)
-                    return as_strided(first, (len(xs), *tile.shape, 3), strides, writeable=False)
+            if is_even and box.x <= xs[0] and xs[-1] < box.right:
+                down, across, color = pixels.strides
+                start = (cut.y - int(box.y)) * down + (xs[0] - int(box.x)) * across
+                strides = ((xs[1] - xs[0]) * across if len(xs) > 1 else 0, down, across, color)
+                return np.ndarray((len(xs), *tile.shape, 3), np.uint8, pixels, start, strides)
         images = np.empty((len(xs), *tile.shape, 3), np.uint8)
         for image, x in zip(images, xs, strict=True):
             for box, pixels in zip(sheet.boxes, printed.panes, strict=True):
@@ -223,19 +238,17 @@ class Press:
         return images
 
     def _refuse_missing(self, cut: Cut, failures: dict[int, DamagedSlideError]) -> None:
-        for tile in self._stored_under(cut):
+        for tile in self._stored_under([self._cut(cut.row, cut.y, cut.xs)]).tolist():
             if tile in failures:
-                raise FailedTileError(tile, failures[tile])
+                raise self.blame(tile, failures[tile]) from failures[tile]
 
 
-class FailedTileError(DamagedSlideError):
-    """A stored tile can't be decoded; whoever knows the slide says which it is.
-
-    Args:
-        tile: Its position in the level.
-        reason: Why.
-    """
-
-    def __init__(self, tile: int, reason: DamagedSlideError) -> None:
-        super().__init__(str(reason))
-        self.tile = tile
+def _united(cuts: Sequence[Cut]) -> list[tuple[int, int]]:
+    """Columns of the frame that tiles cover; groups that touch are one."""
+    united: list[tuple[int, int]] = []
+    for left, right in sorted({group for cut in cuts for group in cut.groups}):
+        if united and left <= united[-1][1]:
+            united[-1] = united[-1][0], max(united[-1][1], right)
+        else:
+            united.append((left, right))
+    return united

@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from queue import SimpleQueue
 
@@ -27,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from counterstain.geometry import Box, Frame, Size
-from counterstain.infer.sheets import Cut, FailedTileError, Press
+from counterstain.infer.sheets import Cut, Press
 from counterstain.slides.base import Slide
 from counterstain.slides.scan import Pool, scan
 from counterstain.tiles import TileRow
@@ -84,13 +85,10 @@ class Cutter:
             yield from self._asked(slide, rows)
             return
         source, lattice, level = direct
-        press = Press(source, lattice, self.tile, self.batch_size)
-        try:
-            for cut, images in _pressed(press, rows, self.num_workers):
-                yield Batch(cut.row, cut.y, cut.xs, images)
-                del images
-        except FailedTileError as error:
-            raise slide.damaged_tile(level, error.tile, error) from error
+        press = Press(source, lattice, self.tile, self.batch_size, partial(slide.damaged_tile, level))
+        for cut, images in _pressed(press, rows, self.num_workers):
+            yield Batch(cut.row, cut.y, cut.xs, images)
+            del images
 
     def _asked(self, slide: Slide, rows: Iterable[TileRow]) -> Iterator[Batch]:
         """Batches read from a slide that is asked for boxes."""
@@ -137,7 +135,9 @@ class Cutter:
 def _pressed(press: Press, rows: Iterable[TileRow], num_workers: int) -> Iterator[tuple[Cut, npt.NDArray[np.uint8]]]:
     sheets, pool = list(press.plan(rows)), Pool()
     windows = [sheet.window for sheet in sheets]
-    results = scan(press.source, windows, lambda number, filled: press.printed(sheets[number], filled, pool), num_workers)
+    results = scan(
+        press.source, windows, lambda number, filled: press.printed(sheets[number], filled, pool), num_workers
+    )
     with closing(results):
         for sheet in sheets:
             yield from press.batches(sheet, next(results))

@@ -296,7 +296,7 @@ class Slide(ABC):
         return f"{type(self).__name__}({str(self.path)!r}, {self.size.width} x {self.size.height})"
 
     def source(self, frame: Frame) -> tuple[Source, Lattice, int] | None:
-        """Stored tiles that a frame's pixels can be made of, how, and their level; None where a reader has no such thing."""
+        """Stored tiles that a frame's pixels can be made of, how, and their level; None where a reader has none."""
         number = self._level_for(min(frame.downsample_x, frame.downsample_y))
         level, stored = self.levels[number], self.stored(number)
         if stored is None:

@@ -10,6 +10,7 @@ Does not know: files, levels, which tile it is.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import imagecodecs
 import numpy as np
@@ -71,7 +72,7 @@ class Coding:
     jpeg_tables: bytes = b""
 
 
-def decode_tile(data: bytes, coding: Coding, factor: int = 1, into: Pixels | None = None) -> Pixels:
+def decode_tile(data: bytes | memoryview, coding: Coding, factor: int = 1, into: Pixels | None = None) -> Pixels:
     """Decodes a tile.
 
     Args:
@@ -93,7 +94,7 @@ def decode_tile(data: bytes, coding: Coding, factor: int = 1, into: Pixels | Non
     if coding.compression == JPEG:
         return _decoded_jpeg(jpeg_stream(data, coding), coding.tile, factor, into)
     assert factor == 1, "only JPEG tiles can be decoded smaller"
-    pixels = _decoded(data, coding)
+    pixels = _decoded(bytes(data), coding)
     if into is None or pixels.shape != into.shape:
         return pixels
     into[...] = pixels
@@ -148,7 +149,7 @@ def _decoded(data: bytes, coding: Coding) -> Pixels:
     return _to_rgb(image, coding)
 
 
-def jpeg_stream(data: bytes, coding: Coding) -> bytes:
+def jpeg_stream(data: bytes | memoryview, coding: Coding) -> bytes:
     """The whole JPEG stream of a tile: start, colour mark, shared tables, the tile's own rest.
 
     Raises:
@@ -157,10 +158,11 @@ def jpeg_stream(data: bytes, coding: Coding) -> bytes:
     if data[:2] != b"\xff\xd8":
         raise DamagedSlideError("a tile does not begin as JPEG data")
     if not coding.jpeg_tables and coding.samples == 1:
-        return data
-    return _prefix(coding) + data[2:]
+        return bytes(data)
+    return b"".join((_prefix(coding), data[2:]))
 
 
+@lru_cache(maxsize=16)
 def _prefix(coding: Coding) -> bytes:
     transform = 0 if coding.photometric == RGB else 1
     # APP14, "Adobe", version 100, two flags, transform: 0 leaves the samples alone, 1 is YCbCr

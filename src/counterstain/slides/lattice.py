@@ -8,7 +8,7 @@ Does not know: files, tiles.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Side:
     size: int
     extent: float
 
-    @property
+    @cached_property
     def factor(self) -> int | None:
         """Level pixels under one of the frame where that is a whole number, at whole pixels, along all of the frame."""
         factor = max(1, round(self.scale))
@@ -87,17 +87,17 @@ class Lattice:
         )
         return cls(along_x, along_y)
 
-    @property
+    @cached_property
     def is_whole(self) -> bool:
         """Whether a whole number of level pixels lies under each of the frame."""
         return self.x.factor is not None and self.y.factor is not None
 
-    @property
+    @cached_property
     def is_level(self) -> bool:
         """Whether the frame's pixels are the level's."""
         return self.x.factor == 1 and self.y.factor == 1
 
-    @property
+    @cached_property
     def ends_whole(self) -> bool:
         """Whether the slide ends where the level's pixels do."""
         return all(abs(side.extent - side.size) <= _TOLERANCE for side in (self.x, self.y))

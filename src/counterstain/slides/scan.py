@@ -1,6 +1,6 @@
 """Windows of a level in, their pixels out, in order; each stored tile is decoded once, whatever the windows are.
 
-    windows -> units of neighbouring tiles -> bytes, read together -> decoded by a few threads -> copied to where they belong
+    windows -> units of neighbouring tiles -> bytes, read together -> decoded by a few threads -> copied to their places
 
 A tile that falls whole into a window of whole tiles is decoded in its place. Any other is decoded into one small piece of
 memory, which stays in the processor's cache, and copied from there to every open window that it touches: its own and the
@@ -16,12 +16,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO, TypeVar
 from weakref import finalize
 
 import numpy as np
+import numpy.typing as npt
 
 from counterstain.errors import DamagedSlideError
 from counterstain.geometry import Box, Size
@@ -33,7 +36,7 @@ AHEAD_BYTES = 24 << 20
 
 _KEPT_BYTES = 64 << 20  # of tiles that a later window needs again
 _UNIT_TILES = 16  # decoded by one thread at a time
-_POOLED_STEP = 1 << 20  # bytes: so that memory of nearly the same length is used again
+_POOLED_STEP = 1 << 16  # bytes: so that memory of nearly the same length is used again
 
 T = TypeVar("T")
 
@@ -53,7 +56,9 @@ class Pool:
             raw = free.pop()  # what was given back last lies in the cache
         except IndexError:
             raw = bytearray(length)
-        array = np.frombuffer(raw, np.uint8, count)  # its base is no array, so every view refers to it, and not to `raw`
+        array = np.frombuffer(
+            raw, np.uint8, count
+        )  # its base is no array, so every view refers to it, and not to `raw`
         finalize(array, free.append, raw).atexit = False
         return array.reshape(shape)
 
@@ -77,17 +82,17 @@ class Pane:
     num_slots: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Window:
     """Parts of a level that are filled together.
 
     Args:
         panes: The parts.
-        tiles: Stored tiles that are wanted, ascending; what lies under others is not defined.
+        tiles: (N,) int64, stored tiles that are wanted, ascending; what lies under others is not defined.
     """
 
     panes: tuple[Pane, ...]
-    tiles: tuple[int, ...]
+    tiles: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,31 +124,33 @@ class Source:
     level: StoredLevel
     factor: int = 1
 
-    @property
+    @cached_property
     def tile(self) -> Size:
         """Of what is decoded."""
         stored = self.level.coding.tile
         return Size(stored.width // self.factor, stored.height // self.factor)
 
-    @property
+    @cached_property
     def size(self) -> Size:
         """The level's, as decoded: pixels that lie wholly on it."""
         return Size(max(1, self.level.size.width // self.factor), max(1, self.level.size.height // self.factor))
 
-    def tiles_under(self, left: int, top: int, size: Size) -> list[range]:
-        """The tiles that a box touches, row by row."""
-        tile, across = self.tile, self.level.across
-        columns = range(max(0, left // tile.width), min(across, -(-(left + size.width) // tile.width)))
-        down = -(-self.level.size.height // self.level.coding.tile.height)
-        rows = range(max(0, top // tile.height), min(down, -(-(top + size.height) // tile.height)))
-        return [range(row * across + columns.start, row * across + columns.stop) for row in rows] if columns else []
+    @cached_property
+    def num_tiles(self) -> tuple[int, int]:
+        """Tiles along (y, x)."""
+        return -(-self.level.size.height // self.level.coding.tile.height), self.level.across
 
-    def part(self, number: int) -> Box:
-        """The part of the level that a tile shows: less than a tile at the level's end."""
-        tile, size = self.tile, self.size
+    def span(self, box: Box) -> tuple[slice, slice]:
+        """Rows and columns of the tiles that a box touches; empty where it lies beyond the level."""
+        tile, (down, across) = self.tile, self.num_tiles
+        top, bottom = max(0, int(box.y) // tile.height), min(down, -(-int(box.bottom) // tile.height))
+        left, right = max(0, int(box.x) // tile.width), min(across, -(-int(box.right) // tile.width))
+        return slice(top, max(top, bottom)), slice(left, max(left, right))
+
+    def is_whole(self, number: int) -> bool:
+        """Whether a tile lies wholly on the level."""
         row, column = divmod(number, self.level.across)
-        x, y = column * tile.width, row * tile.height
-        return Box(x, y, max(0, min(tile.width, size.width - x)), max(0, min(tile.height, size.height - y)))
+        return (column + 1) * self.tile.width <= self.size.width and (row + 1) * self.tile.height <= self.size.height
 
 
 def scan(
@@ -172,14 +179,21 @@ class _Hand:
         self.scratch: Pixels = np.empty((*source.tile.shape, 3), np.uint8)
 
 
-@dataclass(frozen=True)
-class _Order:
-    """One tile that is to be decoded."""
+@dataclass(frozen=True, eq=False)
+class _Unit:
+    """Neighbouring tiles of one row that are decoded one after the other.
 
-    tile: int
+    Args:
+        tiles: The tiles.
+        windows: Those that the tiles belong to.
+        kept: Those of the tiles that are kept for a later window.
+        forgotten: Those of the tiles that were kept for this window, the last that needs them.
+    """
+
+    tiles: list[int]
     windows: tuple[Filled, ...]
-    is_kept: bool
-    is_last: bool
+    kept: frozenset[int]
+    forgotten: frozenset[int]
 
 
 class _Work:
@@ -188,42 +202,50 @@ class _Work:
     def __init__(self, source: Source, windows: Sequence[Window]) -> None:
         self.source, self._windows = source, windows
         self._pool, self._kept = Pool(), dict[int, Pixels]()
-        self._last_use = np.full(source.level.offsets.size, -1, np.int64)
+        self._most_kept = _KEPT_BYTES // (source.tile.area * 3)
+        self._to_keep: set[int] = set()
+        num = source.level.offsets.size
+        self._last_use, self._covered = np.full(num, -1, np.int64), np.full(num, -1, np.int64)
         for number, window in enumerate(windows):
-            self._last_use[list(window.tiles)] = number
-        self._tile_bytes = source.tile.area * 3
-        self._num_kept = 0
-        self._kept_numbers: set[int] = set()
+            self._last_use[window.tiles] = number
 
-    def __len__(self) -> int:
-        return len(self._windows)
-
-    def plan(self) -> Iterator[tuple[Filled, list[list[_Order]]]]:
+    def plan(self) -> Iterator[tuple[Filled, list[_Unit]]]:
         """Each window, not filled yet, and the units of work that fill it, if all before were done or are under way."""
-        opened: Filled | None = None
-        covered: set[int] = set()
-        for number, window in enumerate(self._windows):
-            here = self._open(window) if opened is None else opened
-            following = self._windows[number + 1] if number + 1 < len(self._windows) else None
-            shared = set(window.tiles).intersection(following.tiles) if following else set()
-            missing = [tile for tile in window.tiles if tile not in covered]
-            covered = shared.intersection(missing)
-            opened = self._open(following) if following and covered else None
-            both = (here, opened) if opened else (here,)
-            orders = [self._order(tile, both if tile in covered else (here,), number) for tile in missing]
-            yield here, [orders[at : at + _UNIT_TILES] for at in range(0, len(orders), _UNIT_TILES)]
+        following: Filled | None = None
+        for number in range(len(self._windows)):
+            here, units, following = self._planned(number, following)
+            yield here, units
+            del here, units  # the memory is wanted for the next window
 
-    def _order(self, tile: int, windows: tuple[Filled, ...], number: int) -> _Order:
-        last = int(self._last_use[tile])
-        is_last = last < number + len(windows)
-        if is_last and tile in self._kept_numbers:
-            self._kept_numbers.discard(tile)
-        is_kept = not is_last and tile not in self._kept_numbers
-        if is_kept and (len(self._kept_numbers) + 1) * self._tile_bytes > _KEPT_BYTES:
-            is_kept = False
-        if is_kept:
-            self._kept_numbers.add(tile)
-        return _Order(tile, windows, is_kept, is_last)
+    def _planned(self, number: int, opened: Filled | None) -> tuple[Filled, list[_Unit], Filled | None]:
+        """A window, the units that fill it, and the next window where some of these fill that too."""
+        window = self._windows[number]
+        here, following = opened or self._open(window), None
+        missing = window.tiles[self._covered[window.tiles] < number]
+        self._covered[missing] = number
+        shared = np.zeros(missing.size, np.bool_)
+        if number + 1 < len(self._windows):
+            shared = np.isin(missing, self._windows[number + 1].tiles, assume_unique=True)
+            self._covered[missing[shared]] = number + 1
+        if shared.any():
+            following = self._open(self._windows[number + 1])
+        units = []
+        for run in _runs(missing, shared, self.source.level.across):
+            windows = (here, following) if following and shared[run.start] else (here,)
+            units.append(self._unit(missing[run], windows, number))
+        return here, units, following
+
+    def _unit(self, tiles: npt.NDArray[np.int64], windows: tuple[Filled, ...], number: int) -> _Unit:
+        is_last = self._last_use[tiles] < number + len(windows)
+        if is_last.all() and not self._to_keep:
+            return _Unit(tiles.tolist(), windows, frozenset(), frozenset())
+        forgotten = self._to_keep.intersection(tiles[is_last].tolist())
+        self._to_keep -= forgotten
+        free = self._most_kept - len(self._to_keep)
+        kept = frozenset(tile for tile in tiles[~is_last].tolist() if tile not in self._to_keep)
+        kept = kept if len(kept) <= free else frozenset()
+        self._to_keep |= kept
+        return _Unit(tiles.tolist(), windows, kept, frozenset(forgotten))
 
     def _open(self, window: Window) -> Filled:
         return Filled(window, tuple(self._blank(pane) for pane in window.panes))
@@ -239,75 +261,128 @@ class _Work:
             pixels[:, max(0, size.width - pane.left) :] = 255
             return pixels
         pixels = self._pool.lease(pane.num_slots, *tile.shape, 3)
-        whole = {slot for number, slot in pane.slots.items() if self.source.part(number).size == tile}
-        for slot in range(pane.num_slots):
-            if slot not in whole:
-                pixels[slot] = 255
+        for slot in set(range(pane.num_slots)) - {
+            pane.slots[tile] for tile in pane.slots if self.source.is_whole(tile)
+        }:
+            pixels[slot] = 255
         return pixels
 
-    def do(self, unit: list[_Order], hand: _Hand) -> None:
+    def do(self, unit: _Unit, hand: _Hand) -> None:
         """Decodes the tiles of a unit into their windows."""
-        level = self.source.level
-        data = read_bytes(hand.file, level, [order.tile for order in unit if order.tile not in self._kept])
-        for order in unit:
-            copies = [copy for filled in order.windows for copy in _copies(filled, order.tile, self.source)]
+        source = self.source
+        level, factor, width = source.level, source.factor, source.tile.width
+        stored = read_bytes(hand.file, level, [tile for tile in unit.tiles if tile not in self._kept])
+        row = unit.tiles[0] // level.across
+        places = [place for filled in unit.windows for place in _places(filled, row, source)]
+        x = (unit.tiles[0] - row * level.across) * width
+        for tile in unit.tiles:
+            targets = [target for place in places if (target := place.target(tile, x)) is not None]
             try:
-                pixels = self._kept.get(order.tile)
+                pixels = self._kept.get(tile)
                 if pixels is None:
-                    into = copies[0].target if copies[0].is_whole else hand.scratch
-                    pixels = level.decoded(data[order.tile], order.tile, self.source.factor, into)
+                    into = targets[0][0] if targets[0][1] is None else hand.scratch
+                    pixels = level.decoded(stored[tile], tile, factor, into)
+                for place, part in targets:
+                    if part is not None:
+                        place[...] = pixels[part]
+                    elif place is not pixels:
+                        place[...] = pixels
+                if tile in unit.kept:
+                    kept = self._pool.lease(*pixels.shape)
+                    kept[...] = pixels
+                    self._kept[tile] = kept
+                elif tile in unit.forgotten:
+                    self._kept.pop(tile, None)
             except DamagedSlideError as error:
-                for filled in order.windows:
-                    filled.failures[order.tile] = error
-                continue
-            for copy in copies:
-                if copy.target is not pixels:
-                    copy.target[...] = pixels[copy.rows, copy.columns]
-            if order.is_kept:
-                self._kept[order.tile] = pixels.copy()
-            elif order.is_last:
-                self._kept.pop(order.tile, None)
+                for filled in unit.windows:
+                    filled.failures[tile] = error
+            x += width
 
 
-@dataclass(frozen=True, slots=True)
-class _Copy:
-    """Where a part of a tile goes to; a whole one goes to contiguous memory."""
+_Target = tuple[Pixels, tuple[slice, slice] | None]  # where a tile goes to, and which part of it; None for all of it
 
-    target: Pixels
+
+@dataclass(frozen=True)
+class _Strip:
+    """The part of a pane that lies on one row of tiles.
+
+    Args:
+        pixels: Of it.
+        left: Its first column, level pixels.
+        right: The one past its last.
+        width: Of a tile.
+        rows: Those of the tiles that it shows.
+    """
+
+    pixels: Pixels
+    left: int
+    right: int
+    width: int
     rows: slice
-    columns: slice
-    is_whole: bool = False
+
+    def target(self, tile: int, x: int) -> _Target | None:
+        """Where a tile goes to that begins at a column."""
+        start, stop = max(x, self.left), min(x + self.width, self.right)
+        if start >= stop:
+            return None
+        return self.pixels[:, start - self.left : stop - self.left], (self.rows, slice(start - x, stop - x))
 
 
-def _copies(filled: Filled, number: int, source: Source) -> Iterator[_Copy]:
-    part, length = source.part(number), source.tile
-    x, y = int(part.x), int(part.y)
-    right, bottom = int(part.right), int(part.bottom)
+@dataclass(frozen=True)
+class _Pile:
+    """A pane of whole tiles."""
+
+    pixels: Pixels
+    slots: Mapping[int, int]
+    source: Source
+
+    def target(self, tile: int, x: int) -> _Target | None:
+        """Where a tile goes to that begins at a column."""
+        slot = self.slots.get(tile)
+        if slot is None:
+            return None
+        if self.source.is_whole(tile):
+            return self.pixels[slot], None
+        size, length = self.source.size, self.source.tile
+        y = tile // self.source.level.across * length.height
+        part = slice(max(0, min(length.height, size.height - y))), slice(max(0, min(length.width, size.width - x)))
+        return self.pixels[slot][part], part
+
+
+def _places(filled: Filled, row: int, source: Source) -> Iterator[_Strip | _Pile]:
+    """The parts of a window that tiles of a row may be copied to."""
+    tile, size = source.tile, source.size
+    y = row * tile.height
     for pane, pixels in zip(filled.window.panes, filled.panes, strict=True):
         if pane.slots is not None:
-            if number in pane.slots:
-                width, height = right - x, bottom - y
-                target = pixels[pane.slots[number]]
-                is_whole = width == length.width and height == length.height
-                yield _Copy(target if is_whole else target[:height, :width], slice(height), slice(width), is_whole)
+            yield _Pile(pixels, pane.slots, source)
             continue
-        x0, x1 = max(x, pane.left), min(right, pane.left + pane.size.width)
-        y0, y1 = max(y, pane.top), min(bottom, pane.top + pane.size.height)
-        if x0 < x1 and y0 < y1:
-            target = pixels[y0 - pane.top : y1 - pane.top, x0 - pane.left : x1 - pane.left]
-            yield _Copy(target, slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
+        top, bottom = max(y, pane.top), min(y + tile.height, pane.top + pane.size.height, size.height)
+        if top < bottom:
+            right = min(pane.left + pane.size.width, size.width)
+            part = pixels[top - pane.top : bottom - pane.top]
+            yield _Strip(part, pane.left, right, tile.width, slice(top - y, bottom - y))
+
+
+def _runs(tiles: npt.NDArray[np.int64], shared: npt.NDArray[np.bool_], across: int) -> Iterator[slice]:
+    """Neighbours of one row that belong to the same windows, a few at a time."""
+    rows = tiles // across
+    is_cut = (np.diff(tiles) != 1) | (np.diff(rows) != 0) | (shared[1:] != shared[:-1])
+    edges = [0, *(np.flatnonzero(is_cut) + 1).tolist(), tiles.size]
+    for start, stop in pairwise(edges):
+        for first in range(start, stop, _UNIT_TILES):
+            yield slice(first, min(first + _UNIT_TILES, stop))
 
 
 def _here(work: _Work, finish: Callable[[int, Filled], T]) -> Iterator[T]:
     hand = _Hand(work.source)
     with hand.file:
         for number, (filled, units) in enumerate(work.plan()):
-            for unit in units:
-                work.do(unit, hand)
-            result = finish(number, filled)
-            del filled, units
-            yield result
-            del result
+            while units:
+                work.do(units.pop(0), hand)
+            result = [finish(number, filled)]
+            del filled
+            yield result.pop()
 
 
 def _ahead(work: _Work, finish: Callable[[int, Filled], T], num_workers: int) -> Iterator[T]:
@@ -317,7 +392,7 @@ def _ahead(work: _Work, finish: Callable[[int, Filled], T], num_workers: int) ->
         hands.put(_Hand(work.source))
     executor = ThreadPoolExecutor(num_workers, thread_name_prefix="read-tiles")
 
-    def do(unit: list[_Order]) -> None:
+    def do(unit: _Unit) -> None:
         hand = hands.get()
         try:
             work.do(unit, hand)

@@ -5,7 +5,7 @@ What is stored in strips has tiles too: as wide as the level.
 Does not know: which files hold such levels, boxes, resampling.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import BinaryIO
@@ -44,7 +44,7 @@ class StoredLevel:
         """Tiles in a row."""
         return -(-self.size.width // self.coding.tile.width)
 
-    def decoded(self, data: bytes, index: int, factor: int = 1, into: Pixels | None = None) -> Pixels:
+    def decoded(self, data: bytes | memoryview, index: int, factor: int = 1, into: Pixels | None = None) -> Pixels:
         """The pixels of a tile.
 
         Args:
@@ -87,14 +87,15 @@ class StoredLevel:
         return whole
 
 
-def read_bytes(file: BinaryIO, level: StoredLevel, indices: Sequence[int]) -> dict[int, bytes]:
+def read_bytes(file: BinaryIO, level: StoredLevel, indices: list[int]) -> dict[int, memoryview]:
     """The bytes of tiles, those that lie close together in the file read at once; empty where a tile was left out."""
-    spans = sorted((int(level.offsets[index]), int(level.num_bytes[index]), index) for index in indices)
-    found = {index: b"" for _, count, index in spans if not count}
+    offsets, lengths = level.offsets[indices].tolist(), level.num_bytes[indices].tolist()
+    spans = sorted(zip(offsets, lengths, indices, strict=True))
+    found = {index: memoryview(b"") for _, count, index in spans if not count}
     for run in _close_together([span for span in spans if span[1]]):
         first, (offset, count, _) = run[0][0], run[-1]
         file.seek(first)
-        data = file.read(offset + count - first) or b""
+        data = memoryview(file.read(offset + count - first) or b"")
         found.update((index, data[offset - first : offset - first + count]) for offset, count, index in run)
     return found
 

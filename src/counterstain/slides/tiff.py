@@ -45,7 +45,7 @@ class _Handle:
     def close(self) -> None:
         self._file.close()
 
-    def bytes_of(self, level: StoredLevel, index: int) -> bytes:
+    def bytes_of(self, level: StoredLevel, index: int) -> memoryview:
         return read_bytes(self._file, level, [index])[index]
 
     def kept(self, key: tuple[int, int]) -> Pixels | None:
