@@ -9,7 +9,7 @@ from pathlib import Path
 from counterstain.errors import UnsupportedSlideError
 from counterstain.files import existing
 from counterstain.geometry import Mpp
-from counterstain.slides.base import Header, Level, Resolution, Slide, frame_of
+from counterstain.slides.base import Header, Level, Resolution, Slide, TileBytes, frame_of
 from counterstain.slides.dicom import DicomSlide
 from counterstain.slides.image import ImageSlide
 from counterstain.slides.openslide import OpenSlideSlide
@@ -58,6 +58,7 @@ __all__ = [
     "Pixels",
     "Resolution",
     "Slide",
+    "TileBytes",
     "frame_of",
     "open_slide",
     "DicomSlide",

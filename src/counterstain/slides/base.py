@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
 import numpy as np
+import numpy.typing as npt
 
 from counterstain.errors import DamagedSlideError, InputError, MissingResolutionError, UnsupportedSlideError
 from counterstain.files import existing, file_hash
@@ -87,6 +88,23 @@ class Header:
     resolution: Resolution | None
     bounds: Box | None
     properties: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TileBytes:
+    """What the stored tiles of one level weigh, told by the file's own index: nothing is decoded.
+
+    Args:
+        level: Its position in `levels`.
+        tile: Width and height of a stored tile, in pixels of the level.
+        counts: (rows, columns) bytes of each tile; 0 where the scanner left it out.
+        codec: "jpeg", "jpeg2000", "webp" or "other".
+    """
+
+    level: int
+    tile: Size
+    counts: npt.NDArray[np.uint64]
+    codec: str
 
 
 class Slide(ABC):
@@ -199,6 +217,10 @@ class Slide(ABC):
     def properties(self) -> Mapping[str, str]:
         """The file's own metadata, as text."""
         return self._header.properties
+
+    def tile_bytes(self) -> tuple[TileBytes, ...] | None:
+        """How many bytes each stored tile has, level by level, finest first; None where the reader can't tell."""
+        return None
 
     def record(self) -> SlideRecord:
         """What artefacts remember of this slide.

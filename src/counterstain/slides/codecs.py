@@ -72,6 +72,12 @@ class Coding:
     jpeg_tables: bytes = b""
 
 
+def kind(coding: Coding) -> str:
+    """What codes the tiles: "jpeg", "jpeg2000", "webp" or "other"."""
+    known = {JPEG: "jpeg", 50001: "webp", **dict.fromkeys(_JPEG2000, "jpeg2000")}
+    return known.get(coding.compression, "other")
+
+
 def decode_tile(data: bytes | memoryview, coding: Coding, factor: int = 1, into: Pixels | None = None) -> Pixels:
     """Decodes a tile.
 

@@ -20,7 +20,7 @@ import numpy as np
 from counterstain.errors import DamagedSlideError
 from counterstain.geometry import Box, Size
 from counterstain.slides import codecs
-from counterstain.slides.base import Header, Level, Resolution, Slide
+from counterstain.slides.base import Header, Level, Resolution, Slide, TileBytes
 from counterstain.slides.codecs import Coding
 from counterstain.slides.resample import Pixels
 from counterstain.slides.resolution import from_aperio, from_ome, from_tags
@@ -86,6 +86,14 @@ class TiffSlide(Slide):
             resolution=_resolution(structure, size, properties),
             bounds=None,
             properties=properties,
+        )
+
+    def tile_bytes(self) -> tuple[TileBytes, ...]:
+        return tuple(
+            TileBytes(
+                number, stored.coding.tile, stored.num_bytes.reshape(-1, stored.across), codecs.kind(stored.coding)
+            )
+            for number, stored in enumerate(self._tiled)
         )
 
     def _levels_of(self, structure: Structure) -> list[Page]:

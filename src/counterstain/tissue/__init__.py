@@ -4,11 +4,12 @@
 `load_tissue` takes the mended polygons back.
 """
 
-from counterstain.tissue.find import TissueSettings, find_tissue, find_tissue_in_image, view_frame
+from counterstain.tissue.find import find_tissue, find_tissue_in_image, view_frame
 from counterstain.tissue.ink import INKS
 from counterstain.tissue.load import load_tissue
 from counterstain.tissue.mask import Tissue
 from counterstain.tissue.runs import RunScores, RunsSettings, score_runs
+from counterstain.tissue.settings import TissueSettings
 
 __all__ = [
     "find_tissue",

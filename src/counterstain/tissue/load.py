@@ -14,10 +14,11 @@ from counterstain.errors import NoTissueError
 from counterstain.files import existing
 from counterstain.geometry import Point
 from counterstain.slides.base import Slide
-from counterstain.tissue.find import DEFAULT, TissueSettings, view_frame
+from counterstain.tissue.find import view_frame
 from counterstain.tissue.geojson import EXCLUDE, INK, TISSUE, read_areas
 from counterstain.tissue.mask import Tissue
 from counterstain.tissue.polygons import Ring, paint
+from counterstain.tissue.settings import DEFAULT, TissueSettings
 
 
 def load_tissue(

@@ -34,12 +34,14 @@ class Tissue:
         frame: Where its pixels lie on the slide.
         ink: (H, W) bool, pen marks that were left out; None where nobody looked for any.
         runs: The run-length filter's scores, where it was used.
+        note: Why another method than the one asked for found it; None where the one asked for did.
     """
 
     mask: Mask
     frame: Frame
     ink: Mask | None = None
     runs: RunScores | None = None
+    note: str | None = None
 
     def __post_init__(self) -> None:
         assert Size.of(self.mask) == self.frame.size, "a mask fills its frame"
