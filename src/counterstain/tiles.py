@@ -19,6 +19,7 @@ import numpy.typing as npt
 from counterstain.errors import InputError
 from counterstain.geometry import Box, Frame, Mpp
 
+_ROWS_AT_ONCE = 64  # of tiles: what is counted for them takes less memory than the mask
 _TOLERANCE = 1e-6  # tissue pixels: a core that reaches less than this into one does not touch it
 
 
@@ -177,13 +178,17 @@ def _rows_on(
     shift_y = (frame.origin.y - own.origin.y) / own.downsample_y
     first_column, last_column = _touched(lefts * scale_x + shift_x, rights * scale_x + shift_x, own.size.width)
     first_row, last_row = _touched(tops * scale_y + shift_y, bottoms * scale_y + shift_y, own.size.height)
-    for top, above, below in zip(tops.tolist(), first_row, last_row, strict=True):
-        # One row's running count at a time: a whole one of the mask would take eight times its memory.
-        counts = np.cumsum(tissue.mask[above:below].any(axis=0), dtype=np.int64)
-        counts = np.concatenate([[0], counts])
-        kept = lefts[counts[last_column] > counts[first_column]]
-        if kept.size:
-            yield TileRow(top - settings.halo_px, tuple((kept - settings.halo_px).tolist()))
+    for start in range(0, len(tops), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        spans = zip(first_row[part].tolist(), last_row[part].tolist(), strict=True)
+        in_row = np.stack([tissue.mask[above:below].any(axis=0) for above, below in spans])
+        counts = np.zeros((len(in_row), own.size.width + 1), np.int32)
+        np.cumsum(in_row, axis=1, out=counts[:, 1:])
+        kept = counts[:, last_column] > counts[:, first_column]
+        for top, columns in zip((tops[part] - settings.halo_px).tolist(), kept, strict=True):
+            xs = (lefts[columns] - settings.halo_px).tolist()
+            if xs:
+                yield TileRow(top, tuple(xs))
 
 
 def _touched(

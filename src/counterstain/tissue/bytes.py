@@ -6,7 +6,7 @@ what it holds of both adds up; what a covered tile weighs is taken from its neig
 filter (`runs.py`) carried to what the scanner has counted already.
 
 Not everything heavy is tissue, nor everything light glass. What stands alone or is thin (pen strokes, the rims of bubbles,
-dust), what is pale, and small holes within tissue are in doubt: a person who has pixels may look there. Where the sizes do
+dust), what is pale, and holes within what is heavy are in doubt: a person who has pixels may look there. Where the sizes do
 not form two heaps, nothing is told.
 
     H  rows of tiles    W  columns of tiles
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from counterstain.tissue.glass import otsu
+from counterstain.tissue.ink import grown
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -28,10 +29,11 @@ Mask = npt.NDArray[np.bool_]
 COVERED = 0.2
 """The share of a tile that must be tissue. Pixel masks agree best with the bytes near it: at less, dust and noise count."""
 
-_BYTES_COVERED = 0.15  # as bytes have it: the rim of tissue is paler than its inside
+_BYTES_COVERED = 0.14  # as bytes have it: the rim of tissue is paler than its inside
 _FAINT = 0.05  # of the usual weight of tissue above glass: less is glass
 _PALE = 0.5  # of that weight: neighbourhoods that nowhere reach it are no usual tissue
-_SAMPLE = 8192  # tiles that heaps are told from
+_MAY_BE_COVERED = 0.5  # of a tile that is paler than usual tissue: how much, its weight does not tell
+_SAMPLE = 4096  # tiles that heaps are told from, unless too few of them are of one kind
 _LEAST = 8  # tiles of a heap
 _LEAST_TILES = 64
 _LEAST_RATIO = np.log(3.0)  # between the heaps' weights
@@ -39,7 +41,7 @@ _GLASS_WIDTH, _GLASS_SHARE = 0.2, 0.6  # of the lighter heap, so much lies withi
 _VALLEY = 0.5  # of the smaller heap: more than that between the two is no valley
 _FIXED_WIDTH, _FIXED_SHARE = 0.03, 0.5  # of the heavier heap, so much within so much of its top: sizes were prescribed
 _LEAST_PART = 0.25  # of a tile at the slide's edge that is taken for granted
-_LARGEST_HOLE = 32  # tiles
+_LARGEST_HOLE, _LARGEST_SHARE = 32, 0.05  # tiles, and of all of them: a ring of ink has all of the tissue in it
 _EIGHT = np.ones((3, 3), bool)
 
 
@@ -75,9 +77,7 @@ class Split:
     doubt: Mask
 
 
-def split_tiles(
-    counts: npt.NDArray[np.integer], parts: Floats, tile_px: int, speck: float = 0.0
-) -> Split | str:
+def split_tiles(counts: npt.NDArray[np.integer], parts: Floats, tile_px: int, speck: float = 0.0) -> Split | str:
     """Tells tissue from glass.
 
     Args:
@@ -98,16 +98,17 @@ def split_tiles(
     weights = heaps.glass + (weights - heaps.glass) / np.maximum(parts, _LEAST_PART)
     above = np.maximum(weights - heaps.glass, 0.0)
     usual = heaps.tissue - heaps.glass
-    around = _largest_around(above)
+    around = _largest_around(_largest_around(above))  # at the rim, the next tile but one is the first whole one
     least = np.maximum(_BYTES_COVERED * np.maximum(around, _PALE * usual), heaps.noise - heaps.glass)
     tissue = above > least
-    faint = ~tissue & (above > max(_FAINT * usual, heaps.noise - heaps.glass)) & ~_grown(tissue)
+    faint = ~tissue & (above > max(_FAINT * usual, heaps.noise - heaps.glass)) & ~grown(tissue)
     pale = tissue & (around < _PALE * usual)
     loose = faint | pale | _thin(tissue)
     if speck > 0 and loose.any():
-        kept = ~_specks(tissue | faint, np.minimum(above / usual, 1.0), speck)
+        covered = np.where(faint | pale, _MAY_BE_COVERED, np.minimum(above / usual, 1.0))
+        kept = ~_specks(tissue | faint, covered, speck)
         tissue, loose = tissue & kept, loose & kept
-    return Split(heaps, weights, tissue, loose | _small_holes(tissue))
+    return Split(heaps, weights, tissue, loose | _holes(tissue | loose))
 
 
 def find_heaps(weights: Floats) -> Heaps | str:
@@ -121,9 +122,10 @@ def find_heaps(weights: Floats) -> Heaps | str:
     """
     if weights.size < _LEAST_TILES:
         return f"it has {weights.size} whole tiles; expected {_LEAST_TILES}"
-    logs = np.log(weights.ravel()[:: -(-weights.size // _SAMPLE)])
-    threshold = otsu(logs)
-    low, high = np.sort(logs[logs <= threshold]), np.sort(logs[logs > threshold])
+    some = weights.ravel()[:: -(-weights.size // _SAMPLE)]
+    low, high = _halves(some)
+    if min(low.size, high.size) < _LEAST and some.size < weights.size:
+        low, high = _halves(weights.ravel())
     if min(low.size, high.size) < _LEAST:
         return "its tiles are all of one kind"
     glass, tissue = float(low[low.size // 2]), float(high[high.size // 2])
@@ -133,6 +135,13 @@ def find_heaps(weights: Floats) -> Heaps | str:
     spread = float(np.median(np.abs(low - glass)))
     # 3 deviations, told from the median of the distances: dust does not widen glass.
     return Heaps(np.exp(glass), np.exp(glass + 3 * 1.4826 * spread), np.exp(tissue))
+
+
+def _halves(weights: Floats) -> tuple[Floats, Floats]:
+    """Logarithms of weights below and above Otsu's threshold, sorted."""
+    logs = np.sort(np.log(weights))
+    place = int(np.searchsorted(logs, otsu(logs), "right"))
+    return logs[:place], logs[place:]
 
 
 def _no_heaps(low: Floats, high: Floats, glass: float, tissue: float) -> str | None:
@@ -162,21 +171,10 @@ def _largest_around(values: Floats) -> Floats:
     return across
 
 
-def _grown(mask: Mask) -> Mask:
-    """A mask and the eight neighbours of each of its tiles."""
-    down = mask.copy()
-    down[1:] |= mask[:-1]
-    down[:-1] |= mask[1:]
-    across = down.copy()
-    across[:, 1:] |= down[:, :-1]
-    across[:, :-1] |= down[:, 1:]
-    return across
-
-
 def _thin(tissue: Mask) -> Mask:
     """What is nowhere three tiles wide, and what sticks out of what is; a slide's edge makes nothing thin."""
-    core = ~_grown(~tissue)
-    return tissue & ~_grown(_grown(_grown(core)))
+    core = ~grown(~tissue)
+    return tissue & ~grown(grown(grown(core)))
 
 
 def _specks(heavy: Mask, covered: Floats, least: float) -> Mask:
@@ -187,11 +185,10 @@ def _specks(heavy: Mask, covered: Floats, least: float) -> Mask:
     return specks
 
 
-def _small_holes(tissue: Mask) -> Mask:
-    """Patches of a few light tiles with tissue all around."""
-    labels, _ = ndimage.label(~tissue)
-    sizes = np.bincount(labels.ravel())
-    is_hole = sizes <= _LARGEST_HOLE
+def _holes(heavy: Mask) -> Mask:
+    """Patches of light tiles with heavier ones all around: what is smooth may lie there."""
+    labels, num_patches = ndimage.label(~heavy)
+    is_hole = np.bincount(labels.ravel(), minlength=num_patches + 1) <= max(_LARGEST_HOLE, _LARGEST_SHARE * heavy.size)
     is_hole[0] = False
     for rim in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         is_hole[rim] = False

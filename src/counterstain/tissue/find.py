@@ -76,9 +76,7 @@ def find_tissue(slide: Slide, settings: TissueSettings = DEFAULT) -> Tissue:
     scores = score_runs(slide, settings.runs) if settings.method in ("runs", "both") else None
     if scores is not None:
         found = _with_runs(found, scores, frame, settings)
-    return _refuse_nothing(
-        Tissue(mended(found, pixel, settings), frame, found.ink, scores, note), slide, settings
-    )
+    return _refuse_nothing(Tissue(mended(found, pixel, settings), frame, found.ink, scores, note), slide, settings)
 
 
 def _refuse_nothing(tissue: Tissue, slide: Slide, settings: TissueSettings) -> Tissue:

@@ -10,11 +10,14 @@ and darkness vary from one laboratory to the next.
 Does not know: slides, um, the shape of tissue.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+
+from counterstain.tissue.glass import planes
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -55,13 +58,15 @@ def find_ink(light_HW3: Floats, inks: tuple[str, ...], stroke: Stroke) -> Mask:
     Source: ours; the numbers were set by eye on thumbnails of slides with pen marks; on slides without marks, stained with
         haematoxylin and eosin or DAB, they find nothing.
     """
-    density = -np.log(light_HW3)
+    density = np.log(light_HW3)
+    np.negative(density, out=density)
     ink = np.zeros(light_HW3.shape[:2], bool)
     rules = _rules(density)
     for name in inks:
         sure, faint = rules[name]
         core = touching(sure, _broad(sure, stroke.core_px))
-        ink |= touching(core | (faint & within(core, stroke.edge_px)), core)
+        if core.any():
+            ink |= touching(core | (faint() & within(core, stroke.edge_px)), core)
     return ink
 
 
@@ -85,15 +90,28 @@ def touching(mask: Mask, seeds: Mask) -> Mask:
     return kept
 
 
-def _rules(density: Floats) -> dict[str, tuple[Mask, Mask]]:
-    """For each ink, where its colour is sure and where it may be."""
-    total = density.sum(axis=2)
-    red, green, blue = (density[..., channel] / np.maximum(total, 1e-3) for channel in range(3))
+def grown(mask: Mask) -> Mask:
+    """(H, W) bool: a mask and the eight neighbours of each of its pixels."""
+    down = mask.copy()
+    down[1:] |= mask[:-1]
+    down[:-1] |= mask[1:]
+    wide = down.copy()
+    wide[:, 1:] |= down[:, :-1]
+    wide[:, :-1] |= down[:, 1:]
+    return wide
+
+
+def _rules(density: Floats) -> dict[str, tuple[Mask, Callable[[], Mask]]]:
+    """For each ink, where its colour is sure, and what tells where it may be: most slides have none, and never ask."""
+    red, green, blue = planes(density)
+    total = red + (green + blue)
+    least = np.maximum(total, 1e-3)
+    red, green, blue = red / least, green / least, blue / least
     cold, warm = red - green, blue - red
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     surely_red = (warm > 0.3) & (total > 1.0)
     # At the edge of a stroke, ink is as faint as stain.
-    beside_ink = ndimage.binary_dilation(((cold > 0.2) & (total > 0.6)) | surely_red | (total > 3.0), _EIGHT, 2)
+    beside_ink = grown(grown(((cold > 0.2) & (total > 0.6)) | surely_red | (total > 3.0)))
     is_ordinary = (total > _STAINED) & (cold < 0.2) & ~beside_ink
     usual_total, usual_cold, usual_warm = _USUAL
     if np.count_nonzero(is_ordinary) > _LEAST_TISSUE * total.size:
@@ -102,14 +120,21 @@ def _rules(density: Floats) -> dict[str, tuple[Mask, Mask]]:
     is_cold = ((cold > max(0.2, usual_cold + 0.15)) & (total > 0.6)) | (
         (cold > max(0.0, usual_cold + 0.25)) & (total > 1.6)
     )
-    may_be_cold = (cold > max(-0.08, usual_cold + 0.1)) & (total > 0.12)
     is_blue = blue < 0.6 * green
     # Over tissue, red ink is far darker than the tissue and redder than it; nuclei are dark, but colder than most.
     over_tissue = (warm > max(0.1, usual_warm + 0.05)) & (total > max(2.1, 1.7 * usual_total))
-    may_be_red = (warm > max(0.1, usual_warm + 0.05)) & (total > 1.4 * usual_total) | (
-        (warm > max(0.22, usual_warm + 0.1)) & (total > 0.12)
-    )
-    may_be_black = (spread < 0.2) & (total > max(1.5, 1.5 * usual_total)) | ((spread < 0.08) & (total > 0.4))
+
+    def may_be_cold() -> Mask:
+        return (cold > max(-0.08, usual_cold + 0.1)) & (total > 0.12)
+
+    def may_be_red() -> Mask:
+        return (warm > max(0.1, usual_warm + 0.05)) & (total > 1.4 * usual_total) | (
+            (warm > max(0.22, usual_warm + 0.1)) & (total > 0.12)
+        )
+
+    def may_be_black() -> Mask:
+        return (spread < 0.2) & (total > max(1.5, 1.5 * usual_total)) | ((spread < 0.08) & (total > 0.4))
+
     return {
         "green": (is_cold & ~is_blue, may_be_cold),
         "blue": (is_cold & is_blue, may_be_cold),

@@ -62,13 +62,17 @@ def mended(found: Found, pixel: Mpp, settings: TissueSettings) -> Mask:
     pixel_um2 = pixel.x * pixel.y
     # A view of a single patch may be smaller than what is a speck on a slide.
     most_px = _SMALL_SHARE * found.tissue.size
-    mask = found.tissue | small_patches(~found.tissue & ~found.ink, min(most_px, settings.max_hole_um2 / pixel_um2), None)
+    mask = found.tissue | small_patches(
+        ~found.tissue & ~found.ink, min(most_px, settings.max_hole_um2 / pixel_um2), None
+    )
     mask &= ~small_patches(mask, min(most_px, settings.min_area_um2 / pixel_um2), _EIGHT)
     return within(mask, settings.margin_um / pixel.mean) & ~found.ink
 
 
 def small_patches(mask: Mask, num_px: float, structure: Mask | None) -> Mask:
     """The patches of a mask that have fewer pixels than `num_px`."""
+    if num_px <= 1:
+        return np.zeros_like(mask)
     labels, _ = ndimage.label(mask, structure)
     is_small = np.bincount(labels.ravel()) < num_px
     is_small[0] = False

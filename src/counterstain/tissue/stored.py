@@ -30,24 +30,35 @@ _BLOCK = 8  # cells along a side of what is searched at once
 _MARGIN_UM = 400.0  # around it: a pen stroke is told by its surroundings
 _MOST_BLOCKS = 0.25  # of all cells: beyond it, the pixel method as a whole costs no more
 _FEW_BLOCKS = 4  # are looked at on small slides as well
+_MOST_MISSED = 4  # cells a block that are tissue and were taken for glass without doubt
 _LEAST_CELL_PX = 4
 
 
 @dataclass(frozen=True, eq=False)
-class _Cells:
-    """Where the stored tiles lie and what they weigh.
+class Cells:
+    """The stored tiles of a level as cells of a mask.
 
     Args:
-        frame: A pixel is a tile.
         split: The tiles told apart.
+        frame: A pixel is a tile.
         parts: (H, W) in (0, 1], how much of each lies on the slide.
         pixel: um under a cell.
     """
 
-    frame: Frame
     split: Split
+    frame: Frame
     parts: npt.NDArray[np.float64]
     pixel: Mpp
+
+    @property
+    def tissue(self) -> Mask:
+        """(H, W) bool: tissue, as far as sizes tell."""
+        return self.split.tissue
+
+    @property
+    def doubt(self) -> Mask:
+        """(H, W) bool: where they tell it badly."""
+        return self.split.doubt
 
 
 def find_in_bytes(slide: Slide, view_mpp: float, settings: TissueSettings) -> Tissue | str:
@@ -64,6 +75,30 @@ def find_in_bytes(slide: Slide, view_mpp: float, settings: TissueSettings) -> Ti
     Raises:
         DamagedSlideError: When pixels that are looked at can't be decoded.
     """
+    cells = split_stored(slide, settings)
+    if isinstance(cells, str):
+        return cells
+    glass = _glass_of(slide, cells, settings)
+    if isinstance(glass, str):
+        return glass
+    corners = _blocks(cells.doubt)
+    if len(corners) > max(_FEW_BLOCKS, _MOST_BLOCKS * cells.doubt.size / _BLOCK**2):
+        return f"{np.mean(cells.doubt):.1%} of its tiles, all over it, leave doubt"
+    found = Found(cells.tissue.copy(), np.zeros_like(cells.doubt))
+    for corner in corners:
+        _look(slide, cells, corner, found, (view_mpp, glass, settings))
+    missed = found.tissue & ~cells.tissue & ~cells.doubt
+    if np.count_nonzero(missed) > _MOST_MISSED * len(corners):
+        return "stained tissue on it weighs no more than glass"
+    return Tissue(mended(found, cells.pixel, settings), cells.frame, found.ink)
+
+
+def split_stored(slide: Slide, settings: TissueSettings) -> Cells | str:
+    """Tells a slide's tiles apart by their sizes alone: nothing is decoded.
+
+    Returns:
+        The cells, or why they can't be told apart.
+    """
     stored = _chosen_level(slide)
     if isinstance(stored, str):
         return stored
@@ -71,19 +106,7 @@ def find_in_bytes(slide: Slide, view_mpp: float, settings: TissueSettings) -> Ti
     frame = _frame(slide, stored)
     pixel = Mpp(slide.mpp.x * frame.downsample_x, slide.mpp.y * frame.downsample_y)
     split = split_tiles(stored.counts, parts, stored.tile.area, settings.min_area_um2 / (pixel.x * pixel.y))
-    if isinstance(split, str):
-        return split
-    cells = _Cells(frame, split, parts, pixel)
-    glass = _glass_of(slide, cells, settings)
-    if isinstance(glass, str):
-        return glass
-    corners = _blocks(split.doubt)
-    if len(corners) > max(_FEW_BLOCKS, _MOST_BLOCKS * split.doubt.size / _BLOCK**2):
-        return f"{np.mean(split.doubt):.0%} of its tiles, all over it, leave doubt"
-    found = Found(split.tissue & ~split.doubt, np.zeros_like(split.doubt))
-    for corner in corners:
-        _look(slide, cells, corner, found, (view_mpp, glass, settings))
-    return Tissue(mended(found, pixel, settings), frame, found.ink)
+    return split if isinstance(split, str) else Cells(split, frame, parts, pixel)
 
 
 def _chosen_level(slide: Slide) -> TileBytes | str:
@@ -116,7 +139,7 @@ def _parts(size: Size, stored: TileBytes) -> npt.NDArray[np.float64]:
     return parts
 
 
-def _glass_of(slide: Slide, cells: _Cells, settings: TissueSettings) -> Floats | str:
+def _glass_of(slide: Slide, cells: Cells, settings: TissueSettings) -> Floats | str:
     """The colour of glass, from three tiles that are decoded; or why they are not what they weigh like."""
     split, heaps, weights = cells.split, cells.split.heaps, cells.split.weights
     is_glass = (weights <= heaps.noise) & ~split.tissue & ~split.doubt
@@ -136,7 +159,8 @@ def _glass_of(slide: Slide, cells: _Cells, settings: TissueSettings) -> Floats |
 
 def _stained(view: Pixels, glass: Floats, settings: TissueSettings) -> float:
     """The share of a view that is surely stained."""
-    return float((saturation(np.clip(view, 1, glass) / glass) > settings.saturation[1]).mean())
+    light: Floats = np.clip(view.astype(np.float32), 1, glass) / glass
+    return float((saturation(light) > settings.saturation[1]).mean())
 
 
 def _probe(slide: Slide, frame: Frame, place: int) -> Pixels:
@@ -150,22 +174,23 @@ def _blocks(doubt: Mask) -> list[tuple[int, int]]:
 
 
 def _look(
-    slide: Slide, cells: _Cells, corner: tuple[int, int], found: Found, by: tuple[float, Floats, TissueSettings]
+    slide: Slide, cells: Cells, corner: tuple[int, int], found: Found, by: tuple[float, Floats, TissueSettings]
 ) -> None:
-    """Tells what is in doubt in a block by its pixels, and writes it into `found`."""
+    """Tells the cells of a block by its pixels, and writes them into `found`: those that were not in doubt as well."""
     view_mpp, glass, settings = by
     part = np.s_[corner[0] : corner[0] + _BLOCK, corner[1] : corner[1] + _BLOCK]
-    doubt = cells.split.doubt[part]
+    height, width = cells.doubt[part].shape
     px = max(_LEAST_CELL_PX, round(cells.pixel.mean / view_mpp))
     margin = int(np.ceil(_MARGIN_UM / cells.pixel.mean))
-    box = Box(corner[1], corner[0], doubt.shape[1], doubt.shape[0]).grown(margin)
+    box = Box(corner[1], corner[0], width, height).grown(margin)
     view = slide.read_resized(cells.frame.to_level0(box), Size(round(box.width) * px, round(box.height) * px))
     view_pixel = Mpp(cells.pixel.x / px, cells.pixel.y / px)
     seen = search(view, glass, view_pixel, settings)
     inner = np.s_[margin * px : -margin * px, margin * px : -margin * px]
-    tissue, ink = (_shares(mask[inner], px) / cells.parts[part] for mask in (mended(seen, view_pixel, settings), seen.ink))
-    found.tissue[part] |= doubt & (tissue >= COVERED)
-    found.ink[part] |= doubt & (ink > 1 / 2)
+    tissue, ink = (
+        _shares(mask[inner], px) / cells.parts[part] for mask in (mended(seen, view_pixel, settings), seen.ink)
+    )
+    found.tissue[part], found.ink[part] = tissue >= COVERED, ink > 1 / 2
 
 
 def _shares(mask: Mask, px: int) -> npt.NDArray[np.float64]:
