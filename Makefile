@@ -19,7 +19,7 @@ $(VENV)/.uv:
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.uv pyproject.toml constraints.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable .
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[onnx]'
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

@@ -20,7 +20,7 @@ from command import command_given
 from counterstain.data import PatchDataset, open_patches
 from counterstain.errors import InputError, listed
 from counterstain.files import settings_hash
-from counterstain.infer import PredictSettings, choose_runtime
+from counterstain.infer import PredictSettings, runtime_of_images
 from counterstain.infer.settings import tile_sizes
 from counterstain.methods import load_dense_method, model_digest
 from counterstain.metrics import bootstrap_difference, mean_iou
@@ -59,7 +59,7 @@ class Question:
 
     def cells_of(self, run: Path) -> Kept:
         """Each choice of images, protocol, windows and precision has a file of cells of its own."""
-        precision = choose_runtime(self.predict.device, self.predict.precision).precision
+        precision = runtime_of_images(self.predict).label
         which = settings_hash(
             self.digest,
             self.split,

@@ -6,6 +6,8 @@ from pathlib import Path
 # One thread for each test process, set before torch loads: spinning threads of several slow each other down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Exporting takes seconds: what is not about other runtimes runs in torch.
+os.environ["COUNTERSTAIN_RUNTIME"] = "torch"
 
 import pytest
 

@@ -10,6 +10,7 @@
     ├── StaleResultError (RuntimeError)      results made with other inputs or settings
     ├── MissingExtraError (ImportError)      an optional library that is not installed
     ├── WeightsError (RuntimeError)          tensors missing, left over or of another shape
+    ├── ExportError (RuntimeError)           a network that another runtime than torch can't run, or runs to other values
     ├── DivergedError (ArithmeticError)      a training loss that is no number any more
     ├── SlideError (OSError)                 one slide fails, its batch goes on
     │   ├── UnsupportedSlideError            no reader knows this file, or not this kind of it
@@ -134,6 +135,10 @@ class MissingExtraError(CounterstainError, ImportError):
 
 class WeightsError(CounterstainError, RuntimeError):
     """Weights whose tensors are missing, left over or of another shape."""
+
+
+class ExportError(CounterstainError, RuntimeError):
+    """A network that another runtime than torch can't run, or runs to other values."""
 
 
 class DivergedError(CounterstainError, ArithmeticError):

@@ -25,6 +25,9 @@ Source: Ruifrok and Johnston 2001, as the scientific Python packages publish it;
 DARKEST = 1e-3
 """Light below this counts as this much, so that black has a finite density."""
 
+_HED_TO_RGB = torch.tensor(HED_TO_RGB, dtype=torch.float64)
+_RGB_TO_HED = torch.linalg.inv(_HED_TO_RGB)
+
 _STEEPNESS = 5.0  # of a shift's rise from glass to stain: 0.05 of it at a density of 0.05, 0.84 at 0.5
 
 
@@ -56,12 +59,12 @@ def separate(images_BCHW: Tensor) -> Tensor:
 
     Source: Ruifrok and Johnston 2001.
     """
-    return _mixed(rgb_to_od(images_BCHW), _rgb_to_hed())
+    return _mixed(rgb_to_od(images_BCHW), _RGB_TO_HED)
 
 
 def combine(stains_BCHW: Tensor) -> Tensor:
     """Images of amounts of stain, the inverse of `separate`; (B, 3, H, W) float in [0, 1]."""
-    return od_to_rgb(_mixed(stains_BCHW, _hed_to_rgb()))
+    return od_to_rgb(_mixed(stains_BCHW, _HED_TO_RGB))
 
 
 def jitter_hed(
@@ -99,17 +102,8 @@ def jitter_hed(
     shifts = (sigma_shift * uniform[1]).to(images_BCHW)
     densities_BCHW = rgb_to_od(images_BCHW)
     weight_B1HW = torch.expm1(-_STEEPNESS * densities_BCHW.mean(1, keepdim=True)).square()
-    stains_BCHW = _mixed(densities_BCHW, _rgb_to_hed())
+    stains_BCHW = _mixed(densities_BCHW, _RGB_TO_HED)
     return combine(stains_BCHW * factors + shifts * weight_B1HW)
-
-
-def _rgb_to_hed() -> Tensor:
-    inverse: Tensor = torch.linalg.inv(_hed_to_rgb())
-    return inverse
-
-
-def _hed_to_rgb() -> Tensor:
-    return torch.tensor(HED_TO_RGB, dtype=torch.float64)
 
 
 def _mixed(channels_BCHW: Tensor, matrix: Tensor) -> Tensor:

@@ -64,7 +64,9 @@ def encode(
     check_resolution("--mpp", mpp)
     check_resolution("--assume-mpp", assume_mpp)
     settings = settings or EncodeSettings()
-    choose_runtime(settings.device, settings.precision)  # refused before the first slide, not with every one
+    choose_runtime(
+        settings.device, settings.precision, settings.runtime
+    )  # refused before the first slide, not with every one
     job = EncodeJob(
         out,
         open_encoder(encoder, weights, input_px, untrained=untrained),

@@ -14,7 +14,7 @@ from counterstain.cli import OK
 from counterstain.cli.flags import given, optional_twin, refuse_idle
 from counterstain.cli.label_flags import label_flags
 from counterstain.errors import InputError, listed
-from counterstain.infer import PredictSettings, choose_runtime
+from counterstain.infer import PredictSettings, runtime_of_images
 from counterstain.infer.settings import tile_sizes
 from counterstain.settings import build, to_tree
 
@@ -175,7 +175,7 @@ def _check(
             "are. Score it on images of its own resolution, or pass --mpp if the dataset is wrong about its own."
         )
     tile_sizes(method.input, settings, map_stride=1)
-    choose_runtime(settings.device, settings.precision)
+    runtime_of_images(settings)
 
 
 def _file_name(split: str, settings: "EvaluateSettings", predict: PredictSettings) -> str:

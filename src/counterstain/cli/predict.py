@@ -125,7 +125,7 @@ def _check_settings(settings: PredictSettings, method: "DenseMethod") -> None:
     """Refuses before the first slide what would fail with every one of them."""
     settings.target_mpp(method.input)
     tile_sizes(method.input, settings, settings.map_stride)
-    choose_runtime(settings.device, settings.precision)
+    choose_runtime(settings.device, settings.precision, settings.runtime)
 
 
 def _work(entry: "CohortSlide", job: SlideJob) -> Callable[[], dict[str, Any]]:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from counterstain.models.encoders import PatchEncoder
     from counterstain.results import EncoderSpec
 
-_SHARED = frozenset({"tissue", "batch_size", "num_workers", "num_threads", "device", "precision", "overwrite"})
+_SHARED = frozenset(
+    {"tissue", "batch_size", "num_workers", "num_threads", "device", "precision", "runtime", "overwrite"}
+)
 """Settings that mean the same for slides' diagnoses as for maps."""
 
 

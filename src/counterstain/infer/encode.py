@@ -37,8 +37,10 @@ from counterstain.geometry import Frame, Size
 from counterstain.infer.cells import DEFAULT, CellSettings, keep_cells
 from counterstain.infer.heap import HeapTrimmer
 from counterstain.infer.lock import locked
+from counterstain.infer.onnx_runtime import Run
 from counterstain.infer.rows import PartialRows
-from counterstain.infer.runtime import Runtime, choose_runtime, reader_threads, threads
+from counterstain.infer.runtime import choose_runtime, open_elsewhere, or_torch, reader_threads, threads
+from counterstain.infer.settings import RuntimeName
 from counterstain.infer.stream import Cutter
 from counterstain.models.encoders import PatchEncoder
 from counterstain.slides.base import Slide
@@ -61,6 +63,8 @@ class EncodeSettings:
         num_threads: Threads of a network on a CPU; None takes what suits the machine.
         device: "auto" takes a GPU where there is one; else a name as torch knows it: "cpu", "cuda:1".
         precision: "auto" takes bf16 where a GPU has it, fp16 on other GPUs, fp32 on CPUs. Embeddings are stored as float16.
+        runtime: "auto" takes ONNX Runtime on a CPU, or OpenVINO where that alone is installed, else torch. The environment
+            variable COUNTERSTAIN_RUNTIME says otherwise.
         overwrite: Whether results of other inputs or settings are replaced instead of refused.
 
     Raises:
@@ -72,6 +76,7 @@ class EncodeSettings:
     num_threads: int | None = None
     device: str = "auto"
     precision: Literal["auto", "32", "16", "bf16"] = "auto"
+    runtime: RuntimeName = "auto"
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -114,12 +119,12 @@ def encode_slide(
         InputError: When the device can't be used, or the encoder gives something else than its embeddings.
     """
     settings = settings or EncodeSettings()
-    # "auto" is another precision on another machine, and a slide's features are of one precision throughout.
-    runtime = choose_runtime(settings.device, settings.precision)
+    # "auto" is another precision and library on another machine, and a slide's features are made by one of each throughout.
+    step = _Step(encoder, settings)
     spec = encoder.spec
     with locked(folder):
         grid = keep_cells(slide, folder, cells, tissue, overwrite=settings.overwrite)
-        inputs_hash = settings_hash(grid.inputs_hash, spec.digest, spec.input_px, runtime.precision)
+        inputs_hash = settings_hash(grid.inputs_hash, spec.digest, spec.input_px, step.runtime.label)
         if are_features_kept(folder, spec.name, inputs_hash, overwrite=settings.overwrite):
             log.say(f"{folder}: already encoded by {spec.name}")
             return read_header(folder, spec.name)
@@ -127,7 +132,7 @@ def encode_slide(
         shape = (len(grid.cells_N2), spec.num_features)
         with PartialRows(feature_path(folder, spec.name), inputs_hash, shape, chunk) as rows:
             with threads(settings.num_threads):
-                _Work(slide, encoder, grid, runtime, settings).finish(rows, chunk)
+                _Work(slide, step, grid, settings).finish(rows, chunk)
             write_features(folder, rows.rows(), grid, spec, inputs_hash)
             rows.remove()
         return read_header(folder, spec.name)
@@ -138,22 +143,21 @@ class _Work:
     """Everything that the encoding of one slide needs."""
 
     slide: Slide
-    encoder: PatchEncoder
+    step: "_Step"
     grid: CellGrid
-    runtime: Runtime
     settings: EncodeSettings
 
     def finish(self, rows: PartialRows, chunk: int) -> None:
         """Encodes and stores the cells that are not done."""
         done, total = rows.num_done, len(self.grid.cells_N2)
-        self.encoder.to(self.runtime.device).eval()
-        heap, pending = HeapTrimmer(), np.empty((chunk, self.encoder.spec.num_features), np.float16)
+        spec = self.step.spec
+        heap, pending = HeapTrimmer(), np.empty((chunk, spec.num_features), np.float16)
         heap.now()  # finding cells held views of the slide
         filled = 0
-        images = cell_images(self.slide, self.grid, self.encoder.input_px, done, self.settings)
+        images = cell_images(self.slide, self.grid, self.step.input_px, done, self.settings)
         with closing(images), log.progress(f"Encoding {self.slide.path.name}", total, "cells", done=done) as counter:
             for images_BHWC in images:
-                embeddings_BC = self._encode(images_BHWC)
+                embeddings_BC = self.step.encode(images_BHWC)
                 pending[filled : filled + len(embeddings_BC)] = embeddings_BC
                 filled += len(embeddings_BC)
                 done += len(embeddings_BC)
@@ -163,22 +167,48 @@ class _Work:
                 counter.advance(len(embeddings_BC))
                 heap.when_grown()
 
+
+class _Step:
+    """An encoder where it runs.
+
+    Args:
+        encoder: Moved to the device, and stays there in evaluation mode.
+        settings: Device, precision and runtime.
+    """
+
+    def __init__(self, encoder: PatchEncoder, settings: EncodeSettings) -> None:
+        runtime = choose_runtime(settings.device, settings.precision, settings.runtime)
+        encoder.to(runtime.device).eval()
+        self.spec, self.input_px = encoder.spec, encoder.input_px
+
+        def make() -> Run:
+            elsewhere = open_elsewhere(encoder, encoder, encoder, runtime, settings.num_threads)
+            return elsewhere((encoder.input_px, encoder.input_px))
+
+        self.runtime, run = or_torch(runtime, settings.runtime, make)
+        self._encoder: Run = run or encoder
+
     @torch.inference_mode()
-    def _encode(self, images_BHWC: Images) -> npt.NDArray[np.float16]:
+    def encode(self, images_BHWC: Images) -> npt.NDArray[np.float16]:
+        """Embeddings of images as they were read: (B, C).
+
+        Raises:
+            InputError: When they are no embeddings, or no numbers that float16 holds.
+        """
         images = torch.from_numpy(images_BHWC).to(self.runtime.device)
         images_BCHW = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
         with self.runtime.context():
-            embeddings_BC = self.encoder(images_BCHW)
-        expected = (len(images), self.encoder.spec.num_features)
+            embeddings_BC = self._encoder(images_BCHW)
+        expected = (len(images), self.spec.num_features)
         if tuple(embeddings_BC.shape) != expected:
             raise InputError(
-                f"Encoder {self.encoder.spec.name} gave embeddings of shape {tuple(embeddings_BC.shape)}; {expected} was "
+                f"Encoder {self.spec.name} gave embeddings of shape {tuple(embeddings_BC.shape)}; {expected} was "
                 "expected."
             )
         stored: npt.NDArray[np.float16] = embeddings_BC.to(torch.float16).cpu().numpy()
         if not np.isfinite(stored).all():
             raise InputError(
-                f"Encoder {self.encoder.spec.name} gave values that are no numbers, or larger than float16 holds. Pass "
+                f"Encoder {self.spec.name} gave values that are no numbers, or larger than float16 holds. Pass "
                 "--precision 32, or other weights."
             )
         return stored

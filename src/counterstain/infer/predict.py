@@ -34,7 +34,7 @@ from counterstain.infer.dense import DenseModel
 from counterstain.infer.heap import HeapTrimmer
 from counterstain.infer.paint import Painter
 from counterstain.infer.plan import Plan, Strip
-from counterstain.infer.runtime import Runner, choose_runtime, reader_threads, threads
+from counterstain.infer.runtime import Runner, reader_threads, threads
 from counterstain.infer.settings import PredictSettings, TileSizes, tile_sizes
 from counterstain.infer.stitch import Band, Stitcher, window
 from counterstain.infer.store import MapStore, standing
@@ -83,15 +83,14 @@ def predict_slide(
         settings = replace(settings, white_background=model.input.white_is_background)
     target_mpp = _target_mpp(slide, model, settings)
     sizes = tile_sizes(model.input, settings, settings.map_stride)
-    # "auto" is another precision on another machine, and a map is of one precision throughout.
-    precision = choose_runtime(settings.device, settings.precision).precision
-    tree = {**settings.that_matter(), "precision": precision, "model_mpp": target_mpp, **asdict(sizes)}
+    runner = Runner(model, settings, settings.map_stride, sizes.tile_px)
+    # "auto" is another precision and library on another machine, and a map is made by one of each throughout.
+    tree = {**settings.that_matter(), "precision": runner.runtime.label, "model_mpp": target_mpp, **asdict(sizes)}
     inputs_hash = _inputs_hash(record, model_digest, tree, tissue)
     before = standing(path, inputs_hash, overwrite=settings.overwrite)
     if before.is_complete:
         log.say(f"{out}: already done")
         return SlideMap.open(path)
-    runner = Runner(model, settings, settings.map_stride)
     if tissue is None:
         tissue = find_tissue(slide, settings.tissue)
         slide.close()  # lets go of the tiles that its cache holds; it opens again by itself
@@ -243,6 +242,7 @@ def _description(result: SlideMap, model_digest: str, settings: PredictSettings,
         "settings": to_tree(settings),
         "device": str(runner.runtime.device),
         "precision": runner.runtime.precision,
+        "runtime": runner.runtime.name,
         "versions": {
             "counterstain": counterstain.__version__,
             "python": platform.python_version(),

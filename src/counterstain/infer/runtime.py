@@ -1,4 +1,4 @@
-"""Where and how exactly a network runs: device, precision, threads; and the step from read tiles to maps.
+"""Where and how exactly a network runs: device, precision, runtime, threads; and the step from read tiles to maps.
 
 On a CPU a network runs in fp32 always: bf16 autocast was measured 29 times slower there. Threads that spin while they wait
 slow each other down several times on a busy machine, so one core is left to the readers unless OMP_WAIT_POLICY=PASSIVE
@@ -10,36 +10,49 @@ Does not know: slides, where tiles lie, files.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from counterstain.errors import InputError
-from counterstain.infer.dense import DenseModel
-from counterstain.infer.settings import PredictSettings
+from counterstain import log
+from counterstain.errors import ExportError, InputError, MissingExtraError
+from counterstain.infer.dense import DenseModel, TileInput
+from counterstain.infer.exported import Identified, Place, Step, exported
+from counterstain.infer.onnx_runtime import Run
+from counterstain.infer.settings import PredictSettings, RuntimeName
 from counterstain.infer.tta import AveragedViews
+from counterstain.results import Classes
 
+_NEEDED = {"onnx": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "onnx", "onnxscript")}
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what "gray" means in the published white-background masks
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device and the type its matrix products are computed in.
+    """A device, the type its matrix products are computed in, and the library that computes them.
 
     Args:
         device: As torch knows it.
         autocast: None for plain fp32.
+        name: "torch", or a name in OPENERS.
     """
 
     device: torch.device
     autocast: torch.dtype | None
+    name: str = "torch"
+
+    @property
+    def label(self) -> str:
+        """What results are known by that it made: the precision, and the library where it is not torch."""
+        return self.precision if self.name == "torch" else f"{self.precision} {self.name}"
 
     @property
     def precision(self) -> str:
@@ -51,17 +64,46 @@ class Runtime:
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 
 
-def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
-    """The device and precision that settings ask for.
+def choose_runtime(device: str = "auto", precision: str = "auto", runtime: str = "torch") -> Runtime:
+    """The device, precision and library that settings ask for.
 
     Args:
         device: "auto" or a name as torch knows it.
         precision: "auto", "32", "16" or "bf16".
+        runtime: "auto", "torch", "onnx" or "openvino".
 
     Raises:
-        InputError: When there is no such device here, or the precision is one it is slow in.
+        InputError: When there is no such device here, or the precision is one it is slow in, or the library does not run
+            on it.
+        MissingExtraError: When the library is not installed.
     """
-    chosen = _device(device)
+    chosen = _precise(_device(device), precision)
+    return replace(chosen, name=_library(runtime, chosen.device))
+
+
+def runtime_of_images(settings: PredictSettings) -> Runtime:
+    """Likewise for single images, of any size: nothing is exported for them unless it was asked for by name."""
+    wanted = "torch" if settings.runtime == "auto" else settings.runtime
+    return choose_runtime(settings.device, settings.precision, wanted)
+
+
+def _library(wanted: str, device: torch.device) -> str:
+    known = get_args(RuntimeName)
+    wanted = os.environ.get("COUNTERSTAIN_RUNTIME", "auto") if wanted == "auto" else wanted
+    if wanted not in known:
+        raise InputError(f"Runtime {wanted!r} was given; expected one of {', '.join(known)}.")
+    if wanted == "auto":
+        there = [name for name, needed in _NEEDED.items() if all(map(find_spec, needed))]
+        return there[0] if there and device.type == "cpu" else "torch"
+    if wanted != "torch" and device.type != "cpu":
+        raise InputError(f"Runtime {wanted!r} was given for {device}; it runs on a CPU here. Pass --runtime torch.")
+    for library in _NEEDED.get(wanted, ()):
+        if find_spec(library) is None:
+            raise MissingExtraError(library, wanted, f"Runtime {wanted!r}")
+    return wanted
+
+
+def _precise(chosen: torch.device, precision: str) -> Runtime:
     if precision == "auto":
         return Runtime(chosen, _fastest(chosen))
     wanted = {"32": None, "16": torch.float16, "bf16": torch.bfloat16}.get(precision, precision)
@@ -125,6 +167,94 @@ def threads(wanted: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class Exportable(Protocol):
+    """Opens what it was made for at a size of images."""
+
+    def __call__(self, size: tuple[int, int], /) -> Run:
+        """The step, run by another library."""
+
+
+def open_elsewhere(
+    network: nn.Module, function: Callable[[Tensor], Tensor], owner: object, runtime: Runtime, num_threads: int | None
+) -> Exportable:
+    """How a function of images, and the network it computes with, is run by another library than torch.
+
+    Args:
+        network: Its tensors.
+        function: As `Step` has it.
+        owner: What says what the function follows from.
+        runtime: The library.
+        num_threads: As `network_threads` has it.
+
+    Raises:
+        ExportError: When the owner does not say it.
+    """
+    if not isinstance(owner, Identified):
+        raise ExportError(f"A {type(owner).__name__} does not say what its results follow from: it has no identity().")
+    step, place = Step(network, function, owner.identity()), Place(runtime.name, network_threads(num_threads))
+    return lambda size: exported(step, size, place)
+
+
+def or_torch(runtime: Runtime, wanted: str, make: Callable[[], Any]) -> tuple[Runtime, Any]:
+    """What another library runs, or None and torch where it can't and was not asked for by name.
+
+    Args:
+        runtime: The library.
+        wanted: What settings ask for.
+        make: Opens it.
+
+    Raises:
+        InputError: When it can't, and was asked for by name.
+    """
+    if runtime.name == "torch":
+        return runtime, None
+    try:
+        return runtime, make()
+    except (ExportError, ImportError) as error:
+        if wanted == runtime.name:
+            raise InputError(
+                f"Runtime {runtime.name!r} can't run this model. {error} Pass --runtime torch, or leave it out."
+            ) from error
+        log.say(f"Torch runs the network, {runtime.name} can't: {error}")
+        return replace(runtime, name="torch"), None
+
+
+class _Elsewhere:
+    """A model whose maps another library makes.
+
+    Args:
+        model: The model.
+        runtime: The library.
+        num_threads: As `network_threads` has it.
+    """
+
+    def __init__(self, model: DenseModel, runtime: Runtime, num_threads: int | None) -> None:
+        self._model, self._runs = model, dict[tuple[int, int], Run]()
+        self._open = open_elsewhere(model.network, model.predict_maps, model, runtime, num_threads)
+
+    def at(self, size: tuple[int, int]) -> "_Elsewhere":
+        """Itself, open for images of a size."""
+        if size not in self._runs:
+            self._runs[size] = self._open(size)
+        return self
+
+    @property
+    def classes(self) -> Classes:
+        return self._model.classes
+
+    @property
+    def input(self) -> TileInput:
+        return self._model.input
+
+    @property
+    def network(self) -> nn.Module:
+        return self._model.network
+
+    def predict_maps(self, images_BCHW: Tensor) -> Tensor:
+        height, width = images_BCHW.shape[2:]
+        return self.at((height, width))._runs[height, width](images_BCHW)
+
+
 class Runner:
     """Gives maps for images as they were read.
 
@@ -132,15 +262,31 @@ class Runner:
 
     Args:
         model: Whose maps.
-        settings: Views, background, device and precision.
+        settings: Views, background, device, precision and runtime.
         map_stride: Pixels of the images for one of the maps, along each axis.
+        tile_px: Width and height of all images; None where they differ: then nothing is exported unless asked for by name.
+
+    Raises:
+        InputError: When the device can't be used, or the runtime that was asked for by name.
+        MissingExtraError: When that is not installed.
     """
 
-    def __init__(self, model: DenseModel, settings: PredictSettings, map_stride: int) -> None:
-        self.runtime = choose_runtime(settings.device, settings.precision)
-        self._model = AveragedViews(model, settings.tta)
+    def __init__(
+        self, model: DenseModel, settings: PredictSettings, map_stride: int, tile_px: int | None = None
+    ) -> None:
+        if tile_px is None:
+            runtime = runtime_of_images(settings)
+        else:
+            runtime = choose_runtime(settings.device, settings.precision, settings.runtime)
+        model.network.to(runtime.device).eval()
+
+        def make() -> _Elsewhere:
+            other = _Elsewhere(model, runtime, settings.num_threads)
+            return other if tile_px is None else other.at((tile_px, tile_px))
+
+        self.runtime, elsewhere = or_torch(runtime, settings.runtime, make)
+        self._model = AveragedViews(elsewhere or model, settings.tta)
         self._map_stride, self._with_gray = map_stride, bool(settings.white_background)
-        model.network.to(self.runtime.device).eval()
 
     @property
     def num_channels(self) -> int:

@@ -13,8 +13,11 @@ from counterstain.errors import InputError
 from counterstain.infer.dense import TileInput
 from counterstain.tissue import TissueSettings
 
-SPEED = frozenset({"batch_size", "num_workers", "num_threads", "device", "overwrite"})
-"""Fields that leave results as they are, but for the last bits of a float."""
+SPEED = frozenset({"batch_size", "num_workers", "num_threads", "device", "runtime", "overwrite"})
+"""Fields that leave results as they are, but for the last bits of a float. Which runtime was taken is noted beside them."""
+
+RuntimeName = Literal["auto", "torch", "onnx", "openvino"]
+"""What runs a network: torch, or another library on what torch exported."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class PredictSettings:
         num_threads: Threads of a network on a CPU; None takes what suits the machine.
         device: "auto" takes a GPU where there is one; else a name as torch knows it: "cpu", "cuda:1".
         precision: "auto" takes bf16 where a GPU has it, fp16 on other GPUs, fp32 on CPUs.
+        runtime: "auto" takes ONNX Runtime on a CPU for slides, or OpenVINO where that alone is installed, else torch; for
+            single images torch. The environment variable COUNTERSTAIN_RUNTIME says otherwise.
         overwrite: Whether results of other inputs or settings are replaced instead of refused.
 
     Raises:
@@ -60,6 +65,7 @@ class PredictSettings:
     num_threads: int | None = None
     device: str = "auto"
     precision: Literal["auto", "32", "16", "bf16"] = "auto"
+    runtime: RuntimeName = "auto"
     overwrite: bool = False
 
     def __post_init__(self) -> None:

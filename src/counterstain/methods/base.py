@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor, nn
 
+from counterstain.files import settings_hash
 from counterstain.results import Classes
 
 if TYPE_CHECKING:
@@ -118,6 +119,10 @@ class DenseMethod(Method):
         Raises:
             StaleResultError: When the run folder holds a run of other settings.
         """
+
+    def identity(self) -> str:
+        """A hash of all that its maps follow from, the network's tensors and the code excepted."""
+        return settings_hash(self.name, self.config, self.thresholds, self.classes.to_json())
 
     @abstractmethod
     def predict_maps(self, images_BCHW: Tensor, present_BC: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ B batch, C classes, h w a CAM's rows and columns, H W the image's.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def present_classes(presence_BC: Tensor, thresholds_C: Tensor) -> Tensor:
     """
     present_BC = presence_BC > thresholds_C
     likeliest_BC = F.one_hot(presence_BC.argmax(dim=1), presence_BC.shape[1]).bool()
-    return torch.where(present_BC.any(dim=1, keepdim=True), present_BC, likeliest_BC)
+    return present_BC | (likeliest_BC & ~present_BC.any(dim=1, keepdim=True))
 
 
 def sum_min_max(cams: Sequence[Tensor], weights: Sequence[float], size: tuple[int, int]) -> Tensor:
@@ -64,7 +65,7 @@ def sum_min_max(cams: Sequence[Tensor], weights: Sequence[float], size: tuple[in
     Source: SSHR, Eq. 6 with the released code's ReLU, upsampling and per-class min-max.
     """
     used = [weight * min_max(upsample(F.relu(cam), size)) for cam, weight in zip(cams, weights, strict=True) if weight]
-    return torch.stack(used).sum(dim=0)
+    return reduce(torch.add, used)  # without a stack, which would copy all of them
 
 
 def share(scores_BCHW: Tensor, present_BC: Tensor) -> Tensor:

@@ -245,7 +245,7 @@ class MultiStage(DenseMethod):
         if present_BC is None:
             presence_BK = self.presence(images_BCHW)
             present_BC = present_classes(presence_BK, torch.tensor(self.thresholds, device=presence_BK.device))
-        return softmax(logits_BKHW, present_BC.to(logits_BKHW.device).expand(len(logits_BKHW), -1))
+        return softmax(logits_BKHW, present_BC.to(logits_BKHW.device).expand(logits_BKHW.shape[0], -1))
 
     def _pixel_logits(self, images_BCHW: Tensor) -> Tensor:
         self.network.eval()

@@ -250,7 +250,7 @@ class SSHR(DenseMethod):
         scores_BCHW, presence_BC = self.judge(images_BCHW)
         if present_BC is None:
             present_BC = present_classes(presence_BC, torch.tensor(self.thresholds, device=presence_BC.device))
-        return share(scores_BCHW, present_BC.to(scores_BCHW.device).expand(len(scores_BCHW), -1))
+        return share(scores_BCHW, present_BC.to(scores_BCHW.device).expand(scores_BCHW.shape[0], -1))
 
     @torch.inference_mode()
     def judge(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,7 +54,9 @@ class CrissCrossAttention(nn.Module):
         """The map with what its rows and columns told each cell, of the same shape."""
         num_images, _, rows, columns = x_BChw.shape
         queries_BChw, keys_BChw, values_BChw = self.query(x_BChw), self.key(x_BChw), self.value(x_BChw)
-        at_once = max(1, self.chunk // (num_images * rows * (rows + columns)))
+        # an exported graph holds all energies at once: its batch is not known
+        is_traced = torch.compiler.is_compiling()
+        at_once = columns if is_traced else max(1, self.chunk // (num_images * rows * (rows + columns)))
         again = torch.is_grad_enabled() and at_once < columns
         contexts = []
         # by columns: what `legacy_softmax` compares stands in one column

@@ -41,6 +41,10 @@ class PatchEncoder(nn.Module, ABC):
         assert self.spec.input_px is not None, "an encoder that runs has an input size"
         return self.spec.input_px
 
+    def identity(self) -> str:
+        """A hash of all that its embeddings follow from, code excepted."""
+        return settings_hash(self.spec.name, self.spec.digest)
+
     @abstractmethod
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Embeddings of images.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from counterstain.data import PatchDataset
 from counterstain.files import atomic, read_json, settings_hash, write_json
-from counterstain.infer import PredictSettings, choose_runtime
+from counterstain.infer import PredictSettings, runtime_of_images
 from counterstain.methods import load_dense_method, model_digest
 from counterstain.report.evaluation import EvaluateSettings, evaluate
 from counterstain.report.opened import open_test_split
@@ -90,7 +90,7 @@ def scores_of(run: Path, data: PatchDataset, scoring: Scoring) -> Scored:
 
 def _key(model: str, data_digest: str, scoring: Scoring) -> str:
     """What confusions follow from; how they are summed up does not matter."""
-    precision = choose_runtime(scoring.predict.device, scoring.predict.precision).precision
+    precision = runtime_of_images(scoring.predict).label
     which = (scoring.split, scoring.evaluate.gate, precision)
     return f"{scoring.split}_{settings_hash(model, data_digest, scoring.predict.that_matter(), which)[:12]}"
 

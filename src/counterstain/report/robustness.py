@@ -20,7 +20,7 @@ from counterstain import log
 from counterstain.data import PatchDataset, PatchRecord, read_image
 from counterstain.errors import InputError, StaleResultError, UnknownNameError
 from counterstain.files import read_json, settings_hash, write_json
-from counterstain.infer import DenseModel, PredictSettings, choose_runtime
+from counterstain.infer import DenseModel, PredictSettings, runtime_of_images
 from counterstain.metrics import Interval, SegmentationScores, bootstrap, confusion, mean_iou
 from counterstain.report.corruptions import (
     BLUR_SIGMAS_PX,
@@ -257,7 +257,7 @@ def _cell(strength: int, counts_PKK: Counts, scoring: EvaluateSettings) -> Cell:
 
 def _digest(model_digest: str, work: _Work, split: str) -> str:
     """Of all that changes a cell; which cells there are, and how they are scored, changes none."""
-    precision = choose_runtime(work.predict.device, work.predict.precision).precision
+    precision = runtime_of_images(work.predict).label
     return settings_hash(
         model_digest,
         work.data.digest(),

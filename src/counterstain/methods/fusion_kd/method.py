@@ -22,7 +22,7 @@ from torch import Tensor
 from counterstain import log
 from counterstain.data.tumour import tumour_class
 from counterstain.errors import InputError
-from counterstain.files import read_json, write_json
+from counterstain.files import read_json, settings_hash, write_json
 from counterstain.methods import artefacts
 from counterstain.methods.base import DenseMethod, InputSpec
 from counterstain.methods.fusion_kd.config import PRESETS, FusionKDConfig
@@ -105,6 +105,9 @@ class FusionKD(DenseMethod):
         if path is not None:
             self.pretrained |= artefacts.load_pretrained(network.backbone, path, name)
         return network
+
+    def identity(self) -> str:
+        return settings_hash(super().identity(), self.kind, self.input)
 
     @property
     def ignores_glass(self) -> bool:
