@@ -8,6 +8,7 @@ Does not know: how regions come about, other formats.
 """
 
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -26,17 +27,18 @@ from shapely.geometry.base import BaseGeometry
 
 from counterstain import __version__
 from counterstain.errors import InputError, UnknownNameError
-from counterstain.export.regions import RegionSettings, regions
+from counterstain.export.coordinates import polygon_texts, rounded_one
+from counterstain.export.regions import RegionBatch, RegionSettings, region_batches
 from counterstain.files import atomic, refuse_overwrite
 from counterstain.geometry import Point
-from counterstain.results import RGB, Classes, Region, SlideMap, SlideRecord
+from counterstain.results import RGB, SlideMap, SlideRecord
 
 CoordinateFrame = Literal["qupath", "openslide"]
 
 _MEMBER = "counterstain"
 _SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".geojson.zip", ".json.zip")
 _IDS = uuid.uuid5(uuid.NAMESPACE_URL, "https://pypi.org/project/counterstain")
-_DECIMALS = 3  # of a level-0 pixel
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))  # made once: json.dumps would make one a feature
 
 
 class Placed(Protocol):
@@ -98,13 +100,9 @@ def write_geojson(
     """
     settings = settings or GeoJSONSettings()
     offset = frame_offset(slide_map, settings.frame)
-    found = regions(slide_map, settings.regions)
-    features = (
-        _annotation(region, slide_map.classes, offset, feature_id(slide_map.inputs_hash, f"region {number}"))
-        for number, region in enumerate(found)
-    )
+    batches = region_batches(slide_map, settings.regions)
     about = describe(slide_map, "counterstain.regions", settings.frame, asdict(settings.regions))
-    write_features(path, features, about, overwrite=overwrite)
+    write_texts(path, _annotations(batches, slide_map, offset), about, overwrite=overwrite)
 
 
 def frame_offset(placed: Placed, frame: CoordinateFrame) -> Point:
@@ -114,8 +112,11 @@ def frame_offset(placed: Placed, frame: CoordinateFrame) -> Point:
 
 
 def feature_id(inputs_hash: str, name: str) -> str:
-    """A UUID that is the same whenever the same thing is written again."""
-    return str(uuid.uuid5(_IDS, f"{inputs_hash} {name}"))
+    """A UUID that is the same whenever the same thing is written again: uuid5, without its objects."""
+    digest = hashlib.sha1(_IDS.bytes + f"{inputs_hash} {name}".encode(), usedforsecurity=False).digest()
+    version, variant = digest[6] & 0x0F | 0x50, digest[8] & 0x3F | 0x80
+    words = bytes((*digest[:6], version, digest[7], variant, *digest[9:16])).hex()
+    return f"{words[:8]}-{words[8:12]}-{words[12:16]}-{words[16:20]}-{words[20:]}"
 
 
 def describe(placed: Placed, kind: str, frame: CoordinateFrame, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def feature(
     return {
         "type": "Feature",
         "id": identity,
-        "geometry": mapping(_rounded(geometry)),
+        "geometry": mapping(rounded_one(geometry)),
         "properties": {
             "objectType": object_type,
             **({"classification": classed} if classed else {}),
@@ -171,6 +172,16 @@ def write_features(
         ExistingOutputError: When the file is there and may not be replaced.
         InputError: When the file's name would keep QuPath from opening it.
     """
+    write_texts(path, map(_compact, features), about, overwrite=overwrite)
+
+
+def write_texts(path: Path, features: Iterable[str], about: Mapping[str, Any], *, overwrite: bool) -> None:
+    """As `write_features`, of features that are JSON already.
+
+    Raises:
+        ExistingOutputError: When the file is there and may not be replaced.
+        InputError: When the file's name would keep QuPath from opening it.
+    """
     path = Path(path)
     if not path.name.lower().endswith(_SUFFIXES):
         raise InputError(f"{path} was given for GeoJSON; its name must end in one of: {', '.join(_SUFFIXES)}.")
@@ -179,9 +190,8 @@ def write_features(
     with atomic(path) as temporary, _writing(temporary, path.name) as file:
         # The member comes first, so that a reader finds the frame without parsing all features.
         file.write(f'{{"type": "FeatureCollection",\n"{_MEMBER}": {json.dumps(about, allow_nan=False)},\n"features": [')
-        for number, entry in enumerate(features):
-            file.write(",\n" if number else "\n")
-            file.write(json.dumps(entry, allow_nan=False, separators=(",", ":")))
+        for number, text in enumerate(features):
+            file.write(f",\n{text}" if number else f"\n{text}")
         file.write("\n]}\n")
 
 
@@ -200,22 +210,24 @@ def _writing(temporary: Path, name: str) -> Iterator[TextIO]:
         yield stack.enter_context(io.TextIOWrapper(file, encoding="utf-8", newline="\n"))
 
 
-def _annotation(region: Region, classes: Classes, offset: Point, identity: str) -> dict[str, Any]:
-    moved = shapely.transform(region.polygon, lambda points: points - np.array((offset.x, offset.y)))
-    mean = region.mean_probability
-    measurements = {
-        "Area µm^2": region.area_mm2 * 1e6,
-        "Area mm^2": region.area_mm2,
-        "Mean probability": math.nan if mean is None else mean,
-    }
-    color = classes.colors[classes.index(region.class_name)]
-    return feature(moved, identity, "annotation", (region.class_name, color), measurements)
+def _annotations(batches: Iterable[RegionBatch], slide_map: SlideMap, offset: Point) -> Iterator[str]:
+    """Regions as `feature` would give them, as the text that JSON makes of it."""
+    classes, number = slide_map.classes, 0
+    for batch in batches:
+        name = batch.class_name
+        classification = _compact({"name": name, "color": list(classes.colors[classes.index(name)])})
+        properties = f'{{"objectType":"annotation","classification":{classification},"measurements":'
+        polygons = shapely.transform(batch.polygons, lambda points: points - np.array((offset.x, offset.y)))
+        numbers = zip(batch.areas_mm2.tolist(), batch.means.tolist(), strict=True)
+        for coordinates, (area_mm2, mean) in zip(polygon_texts(polygons), numbers, strict=True):
+            identity = feature_id(slide_map.inputs_hash, f"region {number}")
+            measurements = {"Area µm^2": area_mm2 * 1e6, "Area mm^2": area_mm2, "Mean probability": mean}
+            yield (
+                f'{{"type":"Feature","id":"{identity}","geometry":{{"type":"Polygon","coordinates":{coordinates}}},'
+                f'"properties":{properties}{_compact(measurements)}}}}}'
+            )
+            number += 1
 
 
-def _rounded(geometry: BaseGeometry) -> BaseGeometry:
-    """The geometry with few decimals; a MultiPolygon of one part as that part."""
-    if isinstance(geometry, shapely.MultiPolygon) and len(geometry.geoms) == 1:
-        geometry = geometry.geoms[0]
-    rounded: BaseGeometry = shapely.transform(geometry, lambda points: np.round(points, _DECIMALS))
-    # Rounding can close a passage that is narrower than it, after simplification.
-    return rounded if rounded.is_valid else geometry
+def _compact(tree: Mapping[str, Any]) -> str:
+    return _ENCODER.encode(tree)

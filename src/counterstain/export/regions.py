@@ -15,6 +15,7 @@ Does not know: file formats.
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from scipy import ndimage
 
 from counterstain.errors import InputError
 from counterstain.geometry import Box, Frame
-from counterstain.results import Region, SlideMap
+from counterstain.results import UNCOVERED, Region, SlideMap
 
 _BLOCK_PX = 1024
 _SLIVER = 1e-3  # map pixels of area under which what a cut leaves is nothing
@@ -84,16 +85,48 @@ def regions(
     Raises:
         UnknownNameError: When a class in the settings is none of the map's.
     """
+    return (
+        Region(polygon, batch.class_name, area_mm2, mean)
+        for batch in region_batches(slide_map, settings, block_px=block_px)
+        for polygon, area_mm2, mean in zip(batch.polygons, batch.areas_mm2.tolist(), batch.means.tolist(), strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class RegionBatch:
+    """Some regions of one class.
+
+    Args:
+        class_name: One of the classes.
+        polygons: (N,) as `Region` has them.
+        areas_mm2: (N,) float64.
+        means: (N,) float64, mean probabilities of their own class.
+    """
+
+    class_name: str
+    polygons: Polygons
+    areas_mm2: Points
+    means: Points
+
+
+def region_batches(
+    slide_map: SlideMap, settings: RegionSettings = ALL_REGIONS, *, block_px: int = _BLOCK_PX
+) -> Iterator[RegionBatch]:
+    """The regions of a map as `regions` gives them, many at a time.
+
+    Raises:
+        UnknownNameError: When a class in the settings is none of the map's.
+    """
     classes = slide_map.classes
     names = settings.classes
     if names is None:
         names = tuple(name for name in classes.names if name != classes.background)
     numbers = [classes.index(name) for name in names]
     return (
-        region
+        _finished(traced, name, slide_map, settings)
         for name, number in zip(names, numbers, strict=True)
         for traced in _trace(slide_map, number, block_px)
-        for region in _finished(traced, name, slide_map, settings)
+        if len(traced.polygons)
     )
 
 
@@ -110,56 +143,80 @@ def _trace(slide_map: SlideMap, number: int, block_px: int) -> Iterator[_Traced]
     """Sweeps over the map for one class; gives regions row of blocks by row of blocks."""
     size = slide_map.frame.size
     label, probability = slide_map.label, slide_map.probability
-    front = _Front(size.width + 2)
-    # A ring of pixels that belong to nothing (-1 and the size itself) closes regions at the edge of the map.
+    front, windows = _Front(size.width + 2), _Windows(size.width)
+    # A ring of pixels that belong to nothing closes regions at the edge of the map.
     for top in range(-1, size.height, block_px):
         front.start_row()
+        windows.start_row()
         for left in range(-1, size.width, block_px):
-            bottom, right = min(top + block_px, size.height), min(left + block_px, size.width)
-            mask = _window(label, Box.from_corners(left, top, right + 1, bottom + 1)) == number
+            box = Box.from_corners(left, top, min(left + block_px, size.width), min(top + block_px, size.height))
+            mask = windows.next(label, box) == number
             if not mask.any():
-                front.skip(left + 1, mask.shape[1])
+                front.skip()
                 continue
             components = np.zeros(mask.shape, np.int32)
             count = int(ndimage.label(mask, output=components))
-            # The last row and column belong to the next block, which counts them.
-            owned = components[:-1, :-1]
-            values = _probability(probability, number, Box.from_corners(left, top, right, bottom))
-            num_pixels = np.bincount(owned.ravel(), minlength=count + 1)[1:]
-            sums: Points = np.bincount(owned.ravel(), weights=values.ravel(), minlength=count + 1)[1:].astype(
-                np.float64
-            )
-            polygons, owners = _contours(mask, components)
+            num_pixels, sums = _sums(components[:-1, :-1], count, probability, number, box)
+            polygons, owners = _contours(mask, components, left + 0.5, top + 0.5)
             order = np.argsort(owners)
             assert np.array_equal(owners[order], np.arange(1, count + 1)), "a component is not one polygon"
-            pieces = _shifted(polygons[order], left + 0.5, top + 0.5)
-            front.add(_Traced(pieces, num_pixels, sums), components, left + 1)
+            front.add(_Traced(polygons[order], num_pixels, sums), components, left + 1)
         yield front.close_row(is_last=top + block_px >= size.height)
 
 
-def _window(label: Any, box: Box) -> Labels:
-    """A box of the label map; beyond the map, a label that no class has."""
-    window = np.full(box.size.shape, 255, np.uint8)
-    inside = box.intersection(Box(0, 0, label.shape[1], label.shape[0]))
-    if not inside.is_empty:
-        window[inside.shifted(-box.x, -box.y).slices()] = label[inside.slices()]
-    return window
+class _Windows:
+    """Reads a label map in windows that share a row or a column with their neighbours, every pixel once.
+
+    Args:
+        width: Of the map.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._above = np.full(width + 2, UNCOVERED, np.uint8)
+        self._below = self._above.copy()
+        self._beside: Labels | None = None
+
+    def start_row(self) -> None:
+        """Begins a row of windows: what was below is now above."""
+        self._above, self._below, self._beside = self._below, self._above, None
+
+    def next(self, label: Any, box: Box) -> Labels:
+        """The window from a box's upper left pixel to the pixel beyond its lower right one.
+
+        Beyond the map lies a label that no class has. Windows follow one another from left to right.
+        """
+        columns = slice(int(box.x) + 1, int(box.right) + 2)
+        window = np.full((int(box.height) + 1, int(box.width) + 1), UNCOVERED, np.uint8)
+        window[0] = self._above[columns]
+        if self._beside is not None:
+            window[:, 0] = self._beside
+        new = Box.from_corners(box.x + 1, box.y + 1, box.right + 1, box.bottom + 1)
+        inside = new.intersection(Box(0, 0, label.shape[1], label.shape[0]))
+        if not inside.is_empty:
+            window[inside.shifted(-box.x, -box.y).slices()] = label[inside.slices()]
+        self._below[columns], self._beside = window[-1], window[:, -1].copy()
+        return window
 
 
-def _probability(probability: Any, number: int, box: Box) -> Points:
-    """A box of one class's probabilities; 0 where there is none."""
-    window = np.zeros(box.size.shape, np.float64)
+def _sums(owned: npt.NDArray[np.int32], count: int, probability: Any, number: int, box: Box) -> tuple[Numbers, Points]:
+    """Of each component its pixels and their probabilities, the last row and column left to the next block."""
     inside = box.intersection(Box(0, 0, probability.shape[2], probability.shape[1]))
-    if not inside.is_empty:
-        window[inside.shifted(-box.x, -box.y).slices()] = probability[(number, *inside.slices())]
-        window[np.isnan(window)] = 0
-    return window
+    if inside.is_empty:
+        return np.zeros(count, np.int64), np.zeros(count)
+    own = owned[inside.shifted(-box.x, -box.y).slices()].ravel()
+    places = np.flatnonzero(own)
+    owners = own[places]
+    values = np.asarray(probability[(number, *inside.slices())]).ravel()[places].astype(np.float64)
+    values[np.isnan(values)] = 0
+    num_pixels = np.bincount(owners, minlength=count + 1)[1:]
+    return num_pixels, np.bincount(owners, weights=values, minlength=count + 1)[1:].astype(np.float64)
 
 
-def _contours(mask: Mask, components: npt.NDArray[np.int32]) -> tuple[Polygons, Numbers]:
-    """The polygons of a mask, coordinates at pixel centres, and for each the component it goes around."""
+def _contours(mask: Mask, components: npt.NDArray[np.int32], left: float, top: float) -> tuple[Polygons, Numbers]:
+    """The polygons of a mask, and for each the component it goes around; its first pixel's centre lies at left, top."""
+    columns, rows = _places(*mask.shape)
     generator = contour_generator(
-        z=mask.astype(np.float64), name="serial", fill_type=FillType.ChunkCombinedOffsetOffset
+        columns, rows, mask.astype(np.float64), name="serial", fill_type=FillType.ChunkCombinedOffsetOffset
     )
     points, ring_offsets, polygon_offsets = (chunks[0] for chunks in generator.filled(0.5, 2.0))
     # Each vertex lies on a pixel of the component or half-way between one and a pixel outside the mask.
@@ -168,13 +225,20 @@ def _contours(mask: Mask, components: npt.NDArray[np.int32]) -> tuple[Polygons, 
     owners = np.maximum(components[low[:, 1], low[:, 0]], components[high[:, 1], high[:, 0]])
     ring_numbers = np.repeat(np.arange(len(ring_offsets) - 1), np.diff(ring_offsets))
     # contourpy closes rings; the repeated first vertex would look collinear.
-    is_closing = np.zeros(len(points), bool)
-    is_closing[ring_offsets[1:] - 1] = True
-    rings = _rings(points[~is_closing], ring_numbers[~is_closing])
+    is_own = np.ones(len(points), bool)
+    is_own[ring_offsets[1:] - 1] = False
+    rings = _rings(points[is_own] + (left, top), ring_numbers[is_own])
     # Offsets of polygons count rings.
     polygon_numbers = np.repeat(np.arange(len(polygon_offsets) - 1), np.diff(polygon_offsets))
     polygons: Polygons = np.asarray(shapely.polygons(rings, indices=polygon_numbers))
     return polygons, owners.astype(np.int64)
+
+
+@lru_cache(maxsize=4)
+def _places(height: int, width: int) -> tuple[Points, Points]:
+    """The column and the row of every pixel, as contourpy wants them: made anew they take as long as its contours."""
+    rows, columns = np.mgrid[:height, :width].astype(np.float64)
+    return columns, rows
 
 
 def _rings(points: Points, numbers: Numbers) -> Polygons:
@@ -186,9 +250,12 @@ def _rings(points: Points, numbers: Numbers) -> Polygons:
     """
     starts = np.flatnonzero(np.diff(numbers, prepend=-1))
     ends = np.append(starts[1:], len(numbers)) - 1
-    before, after = np.arange(len(points)) - 1, np.arange(len(points)) + 1
-    before[starts], after[ends] = ends, starts
-    arriving, leaving = points - points[before], points[after] - points
+    leaving = np.empty_like(points)
+    np.subtract(points[1:], points[:-1], out=leaving[:-1])
+    leaving[ends] = points[starts] - points[ends]
+    arriving = np.empty_like(points)
+    arriving[1:] = leaving[:-1]
+    arriving[starts] = leaving[ends]
     is_corner = arriving[:, 0] * leaving[:, 1] != arriving[:, 1] * leaving[:, 0]
     rings: Polygons = shapely.linearrings(points[is_corner], indices=numbers[is_corner])
     return rings
@@ -202,14 +269,9 @@ def _corners_only(polygons: Polygons) -> Polygons:
     return np.asarray(shapely.polygons(_rings(points[~is_closing], numbers[~is_closing]), indices=owners))
 
 
-def _shifted(polygons: Polygons, by_x: float, by_y: float) -> Polygons:
-    moved: Polygons = shapely.transform(polygons, lambda points: points + np.array((by_x, by_y)))
-    return moved
-
-
 @dataclass
 class _Piece:
-    """What one block knows of a region."""
+    """What one block knows of a region that may go on in another."""
 
     polygon: shapely.Polygon
     num_pixels: int
@@ -220,6 +282,9 @@ class _Piece:
 class _Front:
     """The pieces of regions that a sweep has not finished, and which of them belong together.
 
+    Pieces have keys in the order they came in, and a region has the place of its first. What touches no seam is finished at
+    once, and waits for the end of its row in arrays: pieces as objects are for the few others.
+
     Args:
         width: Of the map with its ring.
     """
@@ -227,6 +292,7 @@ class _Front:
     width: int
     _pieces: dict[int, _Piece] = field(default_factory=dict)
     _parents: dict[int, int] = field(default_factory=dict)
+    _alone: list[tuple[Numbers, _Traced]] = field(default_factory=list)
     _above: Numbers = field(init=False)
     _below: Numbers = field(init=False)
     _beside: Numbers | None = None
@@ -240,7 +306,7 @@ class _Front:
         """Begins a row of blocks: what was below is now above."""
         self._above, self._below, self._beside = self._below, np.zeros(self.width, np.int64), None
 
-    def skip(self, column: int, width: int) -> None:
+    def skip(self) -> None:
         """Passes a block without any piece."""
         self._beside = None
 
@@ -254,9 +320,14 @@ class _Front:
         """
         keys = np.append(0, np.arange(self._next, self._next + len(traced.polygons)))
         self._next += len(traced.polygons)
-        for key, *piece in zip(keys[1:].tolist(), traced.polygons, traced.num_pixels, traced.probability, strict=True):
-            self._pieces[key] = _Piece(piece[0], int(piece[1]), float(piece[2]))
-            self._parents[key] = key
+        on_seam = np.zeros(len(keys), bool)
+        for edge in (components[0], components[-1], components[:, 0], components[:, -1]):
+            on_seam[edge] = True
+        self._alone.append((keys[1:][~on_seam[1:]], _chosen(traced, ~on_seam[1:])))
+        seamed = _chosen(traced, on_seam[1:])
+        pieces = zip(seamed.polygons, seamed.num_pixels.tolist(), seamed.probability.tolist(), strict=True)
+        for key, piece in zip(keys[1:][on_seam[1:]].tolist(), pieces, strict=True):
+            self._pieces[key], self._parents[key] = _Piece(*piece), key
         edges = slice(column, column + components.shape[1])
         self._join(self._above[edges], keys[components[0]])
         if self._beside is not None:
@@ -268,13 +339,23 @@ class _Front:
         """Gives out the regions that no later block can add to."""
         is_open = set() if is_last else {self._root(key) for key in np.unique(self._below).tolist() if key}
         finished: dict[int, list[_Piece]] = {}
+        firsts: dict[int, int] = {}
         for key in list(self._pieces):
             root = self._root(key)
             if root not in is_open:
+                firsts.setdefault(root, key)
                 finished.setdefault(root, []).append(self._pieces.pop(key))
         for key in [key for key in self._parents if self._root(key) not in is_open]:
             del self._parents[key]
-        return _joined(finished.values())
+        batches = [*self._alone, (np.fromiter(firsts.values(), np.int64), _joined(finished.values()))]
+        self._alone = []
+        keys = np.concatenate([one for one, _ in batches])
+        together = _Traced(
+            np.concatenate([one.polygons for _, one in batches]),
+            np.concatenate([one.num_pixels for _, one in batches]),
+            np.concatenate([one.probability for _, one in batches]),
+        )
+        return _chosen(together, np.argsort(keys))
 
     def _join(self, some: Numbers, others: Numbers) -> None:
         both = (some > 0) & (others > 0)
@@ -289,22 +370,30 @@ class _Front:
         return key
 
 
+def _chosen(traced: _Traced, which: Mask | Numbers) -> _Traced:
+    return _Traced(traced.polygons[which], traced.num_pixels[which], traced.probability[which])
+
+
 def _joined(regions: Iterable[list[_Piece]]) -> _Traced:
     """One polygon for the pieces of each region."""
-    polygons, num_pixels, probability = [], [], []
-    for pieces in regions:
+    found = list(regions)
+    polygons = np.empty(len(found), object)
+    is_joined = np.zeros(len(found), bool)
+    for number, pieces in enumerate(found):
         if len(pieces) == 1:
-            polygons.append(pieces[0].polygon)
+            polygons[number] = pieces[0].polygon
         else:
             # Pieces share whole edges, vertex by vertex, and nothing else: a coverage.
-            joined = shapely.coverage_union_all([piece.polygon for piece in pieces])
-            polygons.append(_corners_only(shapely.get_parts(joined))[0])
-        num_pixels.append(sum(piece.num_pixels for piece in pieces))
-        probability.append(math.fsum(piece.probability for piece in pieces))
-    return _Traced(np.array(polygons, object), np.array(num_pixels, np.int64), np.array(probability, np.float64))
+            polygons[number] = shapely.coverage_union_all([piece.polygon for piece in pieces])
+            is_joined[number] = True
+    if is_joined.any():
+        polygons[is_joined] = _corners_only(shapely.get_geometry(polygons[is_joined], 0))
+    num_pixels = [sum(piece.num_pixels for piece in pieces) for pieces in found]
+    probability = [math.fsum(piece.probability for piece in pieces) for pieces in found]
+    return _Traced(polygons, np.array(num_pixels, np.int64), np.array(probability, np.float64))
 
 
-def _finished(traced: _Traced, name: str, slide_map: SlideMap, settings: RegionSettings) -> Iterator[Region]:
+def _finished(traced: _Traced, name: str, slide_map: SlideMap, settings: RegionSettings) -> RegionBatch:
     """Regions on level 0, as the settings want them."""
     mpp = slide_map.slide.mpp
     um2 = mpp.x * mpp.y
@@ -316,9 +405,7 @@ def _finished(traced: _Traced, name: str, slide_map: SlideMap, settings: RegionS
     polygons, sources = polygons[is_kept], sources[is_kept]
     if settings.simplify_um:
         polygons = shapely.simplify(polygons, settings.simplify_um / max(mpp.x, mpp.y), preserve_topology=True)
-    areas_mm2 = shapely.area(polygons) * um2 / 1e6
-    for polygon, area_mm2, mean in zip(polygons, areas_mm2.tolist(), means[sources].tolist(), strict=True):
-        yield Region(polygon, name, area_mm2, mean)
+    return RegionBatch(name, polygons, shapely.area(polygons) * um2 / 1e6, means[sources])
 
 
 def _on_level0(polygons: Polygons, frame: Frame) -> Polygons:

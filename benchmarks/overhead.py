@@ -1,0 +1,267 @@
+"""What a prediction costs besides its network: CPU milliseconds for each 224 px tile, stage by stage.
+
+    python benchmarks/overhead.py [--side 12288] [--overlaps 0 0.25 0.5] [--rounds 3]
+
+Claim: everything in `predict` but the network takes no more than 1 ms of CPU for each tile. The network gives a map that
+was drawn before and costs nothing. `whole` is `predict_slide` (reading, decoding, finding tissue, conversion to float32,
+pooling to the map, blending, painting, the Zarr store), then GeoJSON and OME-TIFF; CPU seconds of all threads together.
+Then each stage is run alone on the same slide, its input made beforehand; rounds are interleaved and the median is given,
+with the least and the most. Decoding alone (libjpeg-turbo, each stored tile that a prediction touches once, from memory)
+stands beside them as what no reader can save. Prints JSON.
+"""
+
+import argparse
+import gc
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+
+from command import command_given
+from counterstain.export import write
+from counterstain.export.regions import regions
+from counterstain.geometry import Size
+from counterstain.infer import PredictSettings, predict_slide
+from counterstain.infer.paint import Painter
+from counterstain.infer.plan import Plan
+from counterstain.infer.runtime import Runner, reader_threads
+from counterstain.infer.settings import tile_sizes
+from counterstain.infer.stitch import Band, Stitcher, window
+from counterstain.infer.store import MapStore
+from counterstain.infer.stream import Batch, Cutter
+from counterstain.results import Classes, SlideMap
+from counterstain.slides import Slide, TiffSlide, open_slide
+from counterstain.slides.codecs import jpeg_stream
+from counterstain.testing.planted import PlantedInput
+from counterstain.tiles import GridSettings, grid
+from counterstain.tissue import find_tissue
+from machine import machine_in_words
+from slides import write_slide
+
+CLASSES = Classes(
+    ("tumour", "stroma", "lymphocytes", "necrosis"), ((200, 30, 30), (30, 160, 60), (40, 60, 200), (120, 120, 120))
+)
+TILE_PX, BLOB_PX, EXPORTS = 224, 24, ("geojson", "ome_tiff")
+NAMES = {"geojson": "a.geojson", "ome_tiff": "a.ome.tiff", "summary": "a.json"}
+
+
+class FreeModel:
+    """Gives every tile the same blobs of four classes, drawn before."""
+
+    classes = CLASSES
+    input = PlantedInput(tile_px=TILE_PX, halo_px=0, mpp=0.5, white_is_background=True)
+
+    def __init__(self, batch_size: int) -> None:
+        self.network = nn.Identity()
+        noise = np.random.default_rng(0).normal(size=(len(CLASSES), TILE_PX, TILE_PX))
+        smooth = ndimage.gaussian_filter(noise, (0, BLOB_PX, BLOB_PX), mode="wrap")
+        maps = torch.tensor(smooth / smooth.std(), dtype=torch.float32).mul(2).softmax(0)
+        self._maps = maps[None].repeat(batch_size, 1, 1, 1)
+
+    def predict_maps(self, images_BCHW: Tensor) -> Tensor:
+        """(B, 4, 224, 224) probabilities."""
+        return self._maps[: len(images_BCHW)]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A slide, how it is predicted, and where results go."""
+
+    slide: Slide
+    model: FreeModel
+    settings: PredictSettings
+    out: Path
+
+    def plan(self) -> Plan:
+        """As a prediction makes it."""
+        slide, sizes = self.slide, tile_sizes(self.model.input, self.settings, self.settings.map_stride)
+        tiles = GridSettings(sizes.tile_px, sizes.stride_px, sizes.halo_px)
+        found = grid(slide.bounds, slide.mpp, 0.5, tiles, find_tissue(slide, self.settings.tissue))
+        return Plan(found, self.settings.map_stride, self.settings.chunk_px)
+
+    def predict(self) -> SlideMap:
+        """Anew."""
+        shutil.rmtree(self.out, ignore_errors=True)
+        return predict_slide(self.slide, self.model, self.out, self.settings, "free")
+
+    def batches(self, plan: Plan) -> Iterator[Batch]:
+        """As a prediction reads them."""
+        tile = Size(plan.grid.tile_px, plan.grid.tile_px)
+        cutter = Cutter(plan.grid.frame, tile, self.settings.batch_size, reader_threads(self.settings.num_workers))
+        return cutter.stream(self.slide, (row for strip, _ in plan.strips() for row in strip.rows))
+
+
+def cpu_ms(action: Callable[[], object]) -> tuple[float, float]:
+    """CPU and wall milliseconds of all threads."""
+    gc.collect()
+    cpu, wall = time.process_time(), time.perf_counter()
+    action()
+    return 1e3 * (time.process_time() - cpu), 1e3 * (time.perf_counter() - wall)
+
+
+def stages_of(work: Work) -> tuple[dict[str, Callable[[], object]], dict[str, Any]]:
+    """Actions by their names, and facts of what they work on."""
+    plan, result = work.plan(), work.predict()
+    first = next(iter(work.batches(plan))).images_BHWC
+    runner = Runner(work.model, work.settings, plan.map_stride)
+    num_tiles = plan.num_tiles()
+    cores = runner.run(first, plan.grid.halo_px)
+    bands = list(stitched(plan, cores, is_kept=True))
+    painter = Painter(CLASSES, plan.map_stride, with_gray=True)
+    painted = [(left, band.top, *painter.paint(band.mean_CHW, band.is_covered)) for left, band in bands]
+    store = MapStore.create(SlideMap(work.out / "alone.zarr", result.frame, *_origin(result)), plan.chunk_px)
+
+    def read() -> None:
+        with closing(work.batches(plan)) as batches:  # type: ignore[type-var]
+            for _ in batches:
+                pass
+
+    def network() -> None:
+        for _ in range(0, num_tiles, len(first)):
+            runner.run(first, plan.grid.halo_px)
+
+    def paint() -> None:
+        for _, band in bands:
+            painter.paint(band.mean_CHW, band.is_covered)
+
+    def store_all() -> None:
+        for left, top, probability, label in painted:
+            store.write(left, top, probability.astype(np.float16), label)
+            store.mark(1, is_complete=False)
+
+    def predict_and_export() -> None:
+        made = work.predict()
+        for name in EXPORTS:
+            write(name, made)
+
+    actions: dict[str, Callable[[], object]] = {
+        "whole": predict_and_export,
+        "decoding_alone": decoding(work.slide, plan),
+        "tissue": lambda: find_tissue(work.slide, work.settings.tissue),
+        "read": read,
+        "convert_and_pool": network,
+        "stitch": lambda: sum(1 for _ in stitched(plan, cores, is_kept=False)),
+        "paint": paint,
+        "store": store_all,
+        **{name: partial(write, name, result, work.out / file, overwrite=True) for name, file in NAMES.items()},
+    }
+    return actions, {"tiles": num_tiles, "map": [result.frame.size.width, result.frame.size.height]} | drawn(result)
+
+
+def drawn(result: SlideMap) -> dict[str, int]:
+    """How much GeoJSON has to say."""
+    import shapely
+
+    polygons = [region.polygon for region in regions(result)]
+    return {"regions": len(polygons), "vertices": int(shapely.get_num_coordinates(polygons).sum())}
+
+
+def _origin(result: SlideMap) -> tuple[Any, ...]:
+    return result.classes, result.slide, result.inputs_hash
+
+
+def stitched(plan: Plan, cores: Any, *, is_kept: bool) -> Iterator[tuple[Any, Band]]:
+    """Blends the same cores at every tile; copies of bands where they are kept."""
+    weights = window(Size(plan.core_px, plan.core_px), plan.overlap_px, plan.overlap_px)
+    for strip, top in plan.strips():
+        stitcher = Stitcher(cores.shape[1], strip.size, plan.chunk_px, plan.core_px, top)
+
+        def handed(bands: Iterator[Band], strip: Any = strip) -> Iterator[tuple[Any, Band]]:
+            for band in bands:
+                yield strip.left, Band(band.top, band.mean_CHW.copy(), band.is_covered.copy()) if is_kept else band
+
+        for row in strip.rows:
+            yield from handed(stitcher.bands_above(plan.core_of(row.y)))
+            for number, x in enumerate(row.xs):
+                core = cores[number % len(cores)]
+                stitcher.add(core, weights, plan.core_of(x) - strip.left, plan.core_of(row.y))
+        yield from handed(stitcher.rest())
+
+
+def decoding(slide: Slide, plan: Plan) -> Callable[[], None]:
+    """Decodes every stored tile of level 0 that a tile of the plan touches, once."""
+    assert isinstance(slide, TiffSlide)
+    level, data = slide._tiled[0], slide.path.read_bytes()
+    side, across = level.coding.tile.width, -(-slide.size.width // level.coding.tile.width)
+    down = -(-slide.size.height // side)
+    touched = np.zeros((down, across), bool)
+    for row, x in plan.grid:
+        box = plan.grid.box(row, x)
+        rows = slice(max(0, int(box.y // side)), int(-(-box.bottom // side)))
+        touched[rows, max(0, int(box.x // side)) : int(-(-box.right // side))] = True
+    numbers = np.flatnonzero(touched.ravel())
+    streams = [
+        jpeg_stream(data[level.offsets[number] : level.offsets[number] + level.num_bytes[number]], level.coding)
+        for number in numbers.tolist()
+    ]
+    buffer = bytearray(level.coding.tile.area * 3)
+
+    def decode() -> None:
+        for stream in streams:
+            simplejpeg.decode_jpeg(stream, "RGB", buffer=buffer)
+
+    return decode
+
+
+def measured(work: Work, rounds: int) -> dict[str, Any]:
+    actions, facts = stages_of(work)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in actions}
+    for _ in range(rounds):
+        for name, action in actions.items():
+            times[name].append(cpu_ms(action))
+    per_tile = {name: [cpu / facts["tiles"] for cpu, _ in found] for name, found in times.items()}
+    wall = {name: [each / facts["tiles"] for _, each in found] for name, found in times.items()}
+    return {
+        **facts,
+        "cpu_ms_a_tile": {name: _spread(found) for name, found in per_tile.items()},
+        "wall_ms_a_tile": {name: _spread(found) for name, found in wall.items()},
+        "is_accepted": statistics.median(per_tile["whole"]) <= 1.0,
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=12288)
+    parser.add_argument("--tissue", type=float, default=0.4)
+    parser.add_argument("--overlaps", type=float, nargs="+", default=[0.0, 0.25, 0.5])
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "slide.svs"
+        write_slide(path, given.side, given.tissue)
+        for overlap in given.overlaps:
+            settings = PredictSettings(device="cpu", overlap=overlap, num_threads=1)
+            work = Work(open_slide(path), FreeModel(settings.batch_size), settings, Path(folder) / f"out{overlap}")
+            found[str(overlap)] = measured(work, given.rounds)
+    report = {
+        "command": command_given(),
+        "date": date.today().isoformat(),
+        "machine": machine_in_words(),
+        "slide": {"side": given.side, "tissue": given.tissue, "mpp": 0.5},
+        "overlap": found,
+    }
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
