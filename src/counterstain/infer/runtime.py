@@ -19,7 +19,6 @@ from typing import Any, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from counterstain import log
@@ -27,12 +26,12 @@ from counterstain.errors import ExportError, InputError, MissingExtraError
 from counterstain.infer.dense import DenseModel, TileInput
 from counterstain.infer.exported import Identified, Place, Step, exported
 from counterstain.infer.onnx_runtime import Run
+from counterstain.infer.pool import pooled_gray, pooled_maps
 from counterstain.infer.settings import PredictSettings, RuntimeName
 from counterstain.infer.tta import AveragedViews
 from counterstain.results import Classes
 
 _NEEDED = {"onnx": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "onnx", "onnxscript")}
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what "gray" means in the published white-background masks
 
 
 @dataclass(frozen=True)
@@ -308,22 +307,18 @@ class Runner:
         Raises:
             InputError: When the model gives something else than maps of its classes.
         """
-        images = torch.from_numpy(images_BHWC).to(self.runtime.device)
-        images = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
+        pixels = torch.from_numpy(images_BHWC).to(self.runtime.device)
+        images = pixels.permute(0, 3, 1, 2).contiguous().float().div_(255)
         with self.runtime.context():
             maps = self._model.predict_maps(images).float()
         expected = (len(images), len(self._model.classes), *images.shape[2:])
         if tuple(maps.shape) != expected:
             raise InputError(f"The model gave maps of shape {tuple(maps.shape)}; expected {expected}.")
+        rows, columns = (slice(halo_px, length - halo_px) for length in images.shape[2:])
+        means = pooled_maps(maps[:, :, rows, columns], self._map_stride)
         if self._with_gray:
-            maps = torch.cat([maps, _gray(images)], dim=1)
-        core = maps[:, :, halo_px : maps.shape[2] - halo_px, halo_px : maps.shape[3] - halo_px]
-        pooled: npt.NDArray[np.float32] = F.avg_pool2d(core, self._map_stride).cpu().numpy()
+            means = torch.cat([means, pooled_gray(pixels[:, rows, columns], self._map_stride)], dim=1)
+        pooled: npt.NDArray[np.float32] = means.cpu().numpy()
         if not np.isfinite(pooled).all():
             raise InputError("The model gave values that are no numbers. Pass --precision 32, or train it again.")
         return pooled
-
-
-def _gray(images_BCHW: Tensor) -> Tensor:
-    weights = torch.tensor(_LUMA, device=images_BCHW.device).view(1, 3, 1, 1)
-    return (images_BCHW * weights).sum(1, keepdim=True)
