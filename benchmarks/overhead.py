@@ -22,6 +22,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from counterstain.export import write
 from counterstain.export.regions import regions
 from counterstain.geometry import Size
 from counterstain.infer import PredictSettings, predict_slide
-from counterstain.infer.paint import Painter
+from counterstain.infer.paint import Painter, halves
 from counterstain.infer.plan import Plan
 from counterstain.infer.runtime import Runner, reader_threads
 from counterstain.infer.settings import tile_sizes
@@ -55,26 +56,32 @@ from slides import write_slide
 CLASSES = Classes(
     ("tumour", "stroma", "lymphocytes", "necrosis"), ((200, 30, 30), (30, 160, 60), (40, 60, 200), (120, 120, 120))
 )
-TILE_PX, BLOB_PX, EXPORTS = 224, 24, ("geojson", "ome_tiff")
+TILE_PX, BLOB_PX, NUM_BATCHES, EXPORTS = 224, 24, 8, ("geojson", "ome_tiff")
 NAMES = {"geojson": "a.geojson", "ome_tiff": "a.ome.tiff", "summary": "a.json"}
 
 
 class FreeModel:
-    """Gives every tile the same blobs of four classes, drawn before."""
+    """Gives tiles blobs of four classes, drawn before: none of them for a second time until all were given."""
 
     classes = CLASSES
     input = PlantedInput(tile_px=TILE_PX, halo_px=0, mpp=0.5, white_is_background=True)
 
     def __init__(self, batch_size: int) -> None:
         self.network = nn.Identity()
-        noise = np.random.default_rng(0).normal(size=(len(CLASSES), TILE_PX, TILE_PX))
-        smooth = ndimage.gaussian_filter(noise, (0, BLOB_PX, BLOB_PX), mode="wrap")
-        maps = torch.tensor(smooth / smooth.std(), dtype=torch.float32).mul(2).softmax(0)
-        self._maps = maps[None].repeat(batch_size, 1, 1, 1)
+        self._batches = [blobs(batch_size, seed) for seed in range(NUM_BATCHES)]
+        self._given = 0
 
     def predict_maps(self, images_BCHW: Tensor) -> Tensor:
         """(B, 4, 224, 224) probabilities."""
-        return self._maps[: len(images_BCHW)]
+        self._given += 1
+        return self._batches[self._given % NUM_BATCHES][: len(images_BCHW)]
+
+
+def blobs(num: int, seed: int) -> Tensor:
+    """(num, 4, 224, 224) float32 probabilities."""
+    noise = np.random.default_rng(seed).normal(size=(num, len(CLASSES), TILE_PX, TILE_PX)).astype(np.float32)
+    smooth = ndimage.gaussian_filter(noise, (0, 0, BLOB_PX, BLOB_PX), mode="wrap")
+    return torch.tensor(smooth / smooth.std()).mul(2).softmax(1)
 
 
 @dataclass(frozen=True)
@@ -119,11 +126,12 @@ def stages_of(work: Work) -> tuple[dict[str, Callable[[], object]], dict[str, An
     first = next(iter(work.batches(plan))).images_BHWC
     runner = Runner(work.model, work.settings, plan.map_stride)
     num_tiles = plan.num_tiles()
-    cores = runner.run(first, plan.grid.halo_px)
-    bands = list(stitched(plan, cores, is_kept=True))
+    cores = np.concatenate([runner.run(first, plan.grid.halo_px) for _ in range(NUM_BATCHES)])
+    bands = list(stitched(plan, cores))
     painter = Painter(CLASSES, plan.map_stride, with_gray=True)
-    painted = [(left, band.top, *painter.paint(band.mean_CHW, band.is_covered)) for left, band in bands]
-    store = MapStore.create(SlideMap(work.out / "alone.zarr", result.frame, *_origin(result)), plan.chunk_px)
+    painted = [part for left, band in bands for part in chunks(painter, plan.chunk_px, left, band)]
+    alone = work.out.with_name(f"{work.out.name}_alone")
+    store = MapStore.create(SlideMap(alone / "alone.zarr", result.frame, *_origin(result)), plan.chunk_px)
 
     def read() -> None:
         with closing(work.batches(plan)) as batches:  # type: ignore[type-var]
@@ -135,13 +143,15 @@ def stages_of(work: Work) -> tuple[dict[str, Callable[[], object]], dict[str, An
             runner.run(first, plan.grid.halo_px)
 
     def paint() -> None:
-        for _, band in bands:
-            painter.paint(band.mean_CHW, band.is_covered)
+        for left, band in bands:
+            for _ in chunks(painter, plan.chunk_px, left, band):
+                pass
 
     def store_all() -> None:
-        for left, top, probability, label in painted:
-            store.write(left, top, probability.astype(np.float16), label)
-            store.mark(1, is_complete=False)
+        for x, y, probability, label in painted:
+            store.write(x, y, probability, label)
+        for number in range(len(bands)):
+            store.mark(number, is_complete=False)
 
     def predict_and_export() -> None:
         made = work.predict()
@@ -154,10 +164,10 @@ def stages_of(work: Work) -> tuple[dict[str, Callable[[], object]], dict[str, An
         "tissue": lambda: find_tissue(work.slide, work.settings.tissue),
         "read": read,
         "convert_and_pool": network,
-        "stitch": lambda: sum(1 for _ in stitched(plan, cores, is_kept=False)),
+        "stitch": lambda: sum(1 for _ in stitched(plan, cores)),
         "paint": paint,
         "store": store_all,
-        **{name: partial(write, name, result, work.out / file, overwrite=True) for name, file in NAMES.items()},
+        **{name: partial(write, name, result, alone / file, overwrite=True) for name, file in NAMES.items()},
     }
     return actions, {"tiles": num_tiles, "map": [result.frame.size.width, result.frame.size.height]} | drawn(result)
 
@@ -174,22 +184,29 @@ def _origin(result: SlideMap) -> tuple[Any, ...]:
     return result.classes, result.slide, result.inputs_hash
 
 
-def stitched(plan: Plan, cores: Any, *, is_kept: bool) -> Iterator[tuple[Any, Band]]:
-    """Blends the same cores at every tile; copies of bands where they are kept."""
+def stitched(plan: Plan, cores: Any) -> Iterator[tuple[int, Band]]:
+    """Blends cores, over and over; gives bands and where they start."""
     weights = window(Size(plan.core_px, plan.core_px), plan.overlap_px, plan.overlap_px)
+    numbers = count()
     for strip, top in plan.strips():
         stitcher = Stitcher(cores.shape[1], strip.size, plan.chunk_px, plan.core_px, top)
-
-        def handed(bands: Iterator[Band], strip: Any = strip) -> Iterator[tuple[Any, Band]]:
-            for band in bands:
-                yield strip.left, Band(band.top, band.mean_CHW.copy(), band.is_covered.copy()) if is_kept else band
-
         for row in strip.rows:
-            yield from handed(stitcher.bands_above(plan.core_of(row.y)))
-            for number, x in enumerate(row.xs):
-                core = cores[number % len(cores)]
+            yield from ((strip.left, band) for band in stitcher.bands_above(plan.core_of(row.y)))
+            for x in row.xs:
+                core = cores[next(numbers) % len(cores)]
                 stitcher.add(core, weights, plan.core_of(x) - strip.left, plan.core_of(row.y))
-        yield from handed(stitcher.rest())
+        yield from ((strip.left, band) for band in stitcher.rest())
+
+
+def chunks(painter: Painter, chunk_px: int, left: int, band: Band) -> Iterator[tuple[int, int, Any, Any]]:
+    """Paints a band as a prediction does: column, row, probabilities and labels of its chunks."""
+    is_glass = painter.glass(band.mean_CHW, band.is_covered)
+    for start in range(0, band.is_covered.shape[1], chunk_px):
+        columns = slice(start, start + chunk_px)
+        if band.is_covered[:, columns].any():
+            parts = band.mean_CHW[:, :, columns], band.is_covered[:, columns], is_glass[:, columns]
+            probability, label = painter.paint(*parts)
+            yield left + start, band.top, halves(probability), label
 
 
 def decoding(slide: Slide, plan: Plan) -> Callable[[], None]:

@@ -21,8 +21,8 @@ def pooled_maps(maps_BCHW: Tensor, stride: int) -> Tensor:
         maps_BCHW: float32; height and width are multiples of `stride`.
         stride: Pixels for one of the result, along each axis.
     """
-    _, _, height, width = maps_BCHW.shape
-    rows_BChsW = maps_BCHW.unflatten(2, (height // stride, stride))
+    num, channels, height, width = maps_BCHW.shape
+    rows_BChsW = maps_BCHW.view(num, channels, height // stride, stride, width)
     sums_BChW = _sum_of_rows(rows_BChsW, 3)
     ones = torch.ones(stride, device=maps_BCHW.device)
     sums = sums_BChW.reshape(-1, stride) @ ones
@@ -36,8 +36,8 @@ def pooled_gray(images_BHWC: Tensor, stride: int) -> Tensor:
         images_BHWC: uint8 RGB; height and width are multiples of `stride`.
         stride: Pixels for one of the result, along each axis.
     """
-    num, height, width, _ = images_BHWC.shape
-    rows_BhsWC = images_BHWC.unflatten(1, (height // stride, stride))
+    num, height, width, channels = images_BHWC.shape
+    rows_BhsWC = images_BHWC.view(num, height // stride, stride, width, channels)
     sums_BhWC = _sum_of_rows(rows_BhsWC, 2)
     luma = torch.tensor(_LUMA, device=images_BHWC.device).repeat(stride)
     sums = sums_BhWC.reshape(-1, 3 * stride) @ luma

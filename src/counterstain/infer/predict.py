@@ -7,8 +7,9 @@
     out/tissue.geojson    what was looked at
     out/slide.json        what went into it: slide, model, settings, versions
 
-Memory is bounded whatever the slide's area. Killed and called again, it goes on at the first band that was not stored and
-ends with the same map. Results made of other inputs are refused, finished ones returned at once.
+Bands are painted and stored beside the network, in order. Memory is bounded whatever the slide's area. Killed and called
+again, it goes on at the first band that was not stored and ends with the same map. Results made of other inputs are
+refused, finished ones returned at once.
 
 Does not know: methods, exports, cohorts.
 """
@@ -17,6 +18,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,8 @@ from counterstain.files import settings_hash, write_json
 from counterstain.geometry import Box, Frame, Size
 from counterstain.infer.dense import DenseModel
 from counterstain.infer.heap import HeapTrimmer
-from counterstain.infer.paint import Painter
+from counterstain.infer.later import Later
+from counterstain.infer.paint import Painter, halves
 from counterstain.infer.plan import Plan, Strip
 from counterstain.infer.runtime import Runner, reader_threads, threads
 from counterstain.infer.settings import PredictSettings, TileSizes, tile_sizes
@@ -44,6 +47,8 @@ from counterstain.settings import to_tree
 from counterstain.slides.base import Slide
 from counterstain.tiles import GridSettings, TileGrid, grid
 from counterstain.tissue import Tissue, find_tissue
+
+_WAITING = 0  # bands, while one is painted and stored beside the network
 
 MOST_ENLARGED = 2.5
 """A slide this many times coarser than the model's resolution is still mapped: 20x for a model of 40x is."""
@@ -149,11 +154,15 @@ class _Work:
         name = f"Predicting {self.slide.path.name}"
         heap = HeapTrimmer()
         heap.now()  # finding tissue held a view of the slide and more
-        with closing(batches), log.progress(name, total, "tiles", done=total - todo) as counter:
+        with (
+            closing(batches),
+            log.progress(name, total, "tiles", done=total - todo) as counter,
+            Later(_WAITING) as later,
+        ):
             for strip, top in plan.strips(bands_done):
                 blend = _Blend(self.runner, plan, strip, top, counter, heap)
                 for band in blend.bands(batches, settings.batch_size):
-                    self._store(strip, band)
+                    later.do(partial(self._store, strip, band))
         self.store.mark(plan.num_strips * plan.bands_per_strip, is_complete=True)
 
     def _store(self, strip: Strip, band: Band) -> None:
@@ -163,8 +172,14 @@ class _Work:
             is_wanted = is_wanted & tissue_under(self.clip, self.plan.frame, area)
         if not is_wanted.any():
             return
-        probability, label = self.painter.paint(band.mean_CHW, is_wanted)
-        self.store.write(strip.left, band.top, probability.astype(np.float16), label)
+        is_glass = self.painter.glass(band.mean_CHW, is_wanted)
+        for start in range(0, strip.size.width, self.plan.chunk_px):
+            columns = slice(start, start + self.plan.chunk_px)
+            if not is_wanted[:, columns].any():
+                continue
+            parts = band.mean_CHW[:, :, columns], is_wanted[:, columns], is_glass[:, columns]
+            probability, label = self.painter.paint(*parts)
+            self.store.write(strip.left + start, band.top, halves(probability), label)
         self.store.mark(self.plan.number_of(strip, band.top) + 1, is_complete=False)
 
 

@@ -2,7 +2,7 @@
 
 Cores (a tile's map without its halo) come row by row from the top; each is weighted by a window that rises over the
 overlap as a raised cosine. What is kept is a rolling band: as soon as no later core can touch a band, it is handed out
-and forgotten.
+and forgotten here; whoever takes it may keep it.
 
 The blend is a running weighted mean, m += (x - m) * w / W, in float32: where all tiles agree it gives back their value
 exactly, also where a single tile's tiny weight at its rim is all there is.
@@ -56,7 +56,7 @@ class Band:
 
     Args:
         top: The first of them.
-        mean_CHW: float32 blended values, 0 where nothing was added. A view: use it before the next is asked for.
+        mean_CHW: float32 blended values, 0 where nothing was added. Nobody writes to it any more.
         is_covered: (H, W) bool.
     """
 
@@ -122,8 +122,9 @@ class Stitcher:
         yield from self.bands_above(self._size.height)
 
     def _forget(self, height: int) -> None:
+        """Goes on in new arrays: the old ones are the band's."""
         self._top += height
         kept = self._weight.shape[0] - height
-        for array in (self._mean, self._weight):
-            array[..., :kept, :] = array[..., height:, :]
-            array[..., kept:, :] = 0
+        old_mean, old_weight = self._mean, self._weight
+        self._mean, self._weight = np.zeros_like(old_mean), np.zeros_like(old_weight)
+        self._mean[:, :kept], self._weight[:kept] = old_mean[:, height:], old_weight[height:]
