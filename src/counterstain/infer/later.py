@@ -35,11 +35,9 @@ class Later:
     def _unless_failed(self, work: Callable[[], None]) -> None:
         if self._has_failed:
             return
-        try:
-            work()
-        except BaseException:
-            self._has_failed = True
-            raise
+        self._has_failed = True
+        work()
+        self._has_failed = False
 
     def __enter__(self) -> Self:
         return self
