@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,7 @@ class DrawSettings:
         seed: Of all draws.
         dark_share: The part of the cells, at least, that are dark: stained, that is.
         limit: A cell is dark where the mean of each of its channels is below this grey value.
+        reading: "scaled": as `Slide.read_scaled` reads, and as slides are encoded later.
 
     Raises:
         InputError: When a number is out of its range.
@@ -62,6 +63,7 @@ class DrawSettings:
     seed: int = 0
     dark_share: float = 0.9
     limit: float = 0.7 * 255
+    reading: Literal["scaled"] = "scaled"
 
     def __post_init__(self) -> None:
         if min(self.num_per_slide, self.input_px) < 1:
@@ -239,7 +241,7 @@ def _chosen(
         box, is_full = Box(x, y, width, height), len(bright) >= settings.num_per_slide - wanted_dark
         if is_full and seems_bright(box):
             continue
-        pixels = slide.read_resized(box, size)
+        pixels = slide.read_scaled(box, size)
         if is_dark_cell(pixels, settings.limit):
             dark.append((pixels, (x, y)))
         elif not is_full:
@@ -276,7 +278,7 @@ def _overview(slide: Slide, settings: DrawSettings) -> Callable[[Box], bool]:
         max(1, round(length * mpp / scale))
         for length, mpp in ((bounds.width, slide.mpp.x), (bounds.height, slide.mpp.y))
     )
-    view = slide.read_resized(bounds, Size(columns, rows))
+    view = slide.read_scaled(bounds, Size(columns, rows))
     across, down = bounds.width / columns, bounds.height / rows
 
     def seems_bright(box: Box) -> bool:

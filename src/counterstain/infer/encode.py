@@ -49,6 +49,9 @@ from counterstain.tissue import Tissue
 
 Images = npt.NDArray[np.uint8]
 
+READING = "scaled"
+"""How cells are read, as `Slide.read_scaled` tells: in training as in prediction. Features read otherwise are others."""
+
 _CHUNK_CELLS = 1024  # stored at once; what a kill costs at most
 _READ_CELLS = 32  # neighbours that are read as one strip
 
@@ -124,7 +127,7 @@ def encode_slide(
     spec = encoder.spec
     with locked(folder):
         grid = keep_cells(slide, folder, cells, tissue, overwrite=settings.overwrite)
-        inputs_hash = settings_hash(grid.inputs_hash, spec.digest, spec.input_px, step.runtime.label)
+        inputs_hash = settings_hash(grid.inputs_hash, spec.digest, spec.input_px, step.runtime.label, READING)
         if are_features_kept(folder, spec.name, inputs_hash, overwrite=settings.overwrite):
             log.say(f"{folder}: already encoded by {spec.name}")
             return read_header(folder, spec.name)
@@ -219,7 +222,7 @@ def cell_images(
 ) -> Generator[Images, None, None]:
     """Images of the observed cells in their order, batch by batch. Close the iterator when you stop early.
 
-    Where reading starts changes no pixel: neighbours are always read as the same strips.
+    Where reading starts changes no pixel.
 
     Args:
         slide: The slide.
@@ -234,7 +237,7 @@ def cell_images(
     cell = grid.frame
     down_x, down_y = cell.downsample_x / input_px, cell.downsample_y / input_px
     frame = Frame(cell.origin, down_x, down_y, Size(cell.size.width * input_px, cell.size.height * input_px))
-    cutter = Cutter(frame, Size(input_px, input_px), _READ_CELLS, reader_threads(settings.num_workers))
+    cutter = Cutter(frame, Size(input_px, input_px), _READ_CELLS, reader_threads(settings.num_workers), is_scaled=True)
     rows, unwanted = _rows_from(grid.cells_N2, start, input_px)
     held: list[Images] = []
     with closing(cutter.stream(slide, rows)) as strips:

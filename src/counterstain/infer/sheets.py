@@ -108,10 +108,9 @@ class Press:
             return Printed(filled.panes, filled.failures)
         panes = []
         for box, pane, pixels in zip(sheet.boxes, filled.window.panes, filled.panes, strict=True):
-            source = Box(pane.left, pane.top, pane.size.width, pane.size.height)
             made = pool.lease(*box.size.shape, 3)
             for piece in self._pieces(sheet, box):
-                self.lattice.render(pixels, source, piece, made[piece.shifted(-box.x, -box.y).slices()])
+                self.lattice.render(pixels, pane.box, piece, made[piece.shifted(-box.x, -box.y).slices()])
             panes.append(made)
         return Printed(tuple(panes), filled.failures)
 

@@ -81,6 +81,11 @@ class Pane:
     slots: Mapping[int, int] | None = None
     num_slots: int = 0
 
+    @property
+    def box(self) -> Box:
+        """Level pixels."""
+        return Box(self.left, self.top, self.size.width, self.size.height)
+
 
 @dataclass(frozen=True, eq=False)
 class Window:
@@ -146,6 +151,12 @@ class Source:
         top, bottom = max(0, int(box.y) // tile.height), min(down, -(-int(box.bottom) // tile.height))
         left, right = max(0, int(box.x) // tile.width), min(across, -(-int(box.right) // tile.width))
         return slice(top, max(top, bottom)), slice(left, max(left, right))
+
+    def window(self, box: Box) -> Window:
+        """All of a box, level pixels."""
+        rows, columns = self.span(box)
+        numbers = np.arange(rows.start, rows.stop)[:, None] * self.level.across + np.arange(columns.start, columns.stop)
+        return Window((Pane(int(box.x), int(box.y), box.size),), numbers.ravel().astype(np.int64))
 
     def is_whole(self, number: int) -> bool:
         """Whether a tile lies wholly on the level."""
