@@ -26,7 +26,7 @@ from counterstain.errors import ExportError, InputError, MissingExtraError
 from counterstain.infer.dense import DenseModel, TileInput
 from counterstain.infer.exported import Identified, Place, Step, exported
 from counterstain.infer.onnx_runtime import Run
-from counterstain.infer.pool import pooled_gray, pooled_maps
+from counterstain.infer.pool import float_images, pooled_gray, pooled_maps
 from counterstain.infer.settings import PredictSettings, RuntimeName
 from counterstain.infer.tta import AveragedViews
 from counterstain.results import Classes
@@ -308,17 +308,18 @@ class Runner:
             InputError: When the model gives something else than maps of its classes.
         """
         pixels = torch.from_numpy(images_BHWC).to(self.runtime.device)
-        images = pixels.permute(0, 3, 1, 2).contiguous().float().div_(255)
+        images = float_images(pixels)
         with self.runtime.context():
             maps = self._model.predict_maps(images).float()
         expected = (len(images), len(self._model.classes), *images.shape[2:])
         if tuple(maps.shape) != expected:
             raise InputError(f"The model gave maps of shape {tuple(maps.shape)}; expected {expected}.")
-        rows, columns = (slice(halo_px, length - halo_px) for length in images.shape[2:])
-        means = pooled_maps(maps[:, :, rows, columns], self._map_stride)
+        means = pooled_maps(maps, self._map_stride)
         if self._with_gray:
-            means = torch.cat([means, pooled_gray(pixels[:, rows, columns], self._map_stride)], dim=1)
-        pooled: npt.NDArray[np.float32] = means.cpu().numpy()
+            means = torch.cat([means, pooled_gray(pixels, self._map_stride)], dim=1)
+        halo = halo_px // self._map_stride
+        core = means[:, :, halo : means.shape[2] - halo, halo : means.shape[3] - halo]
+        pooled: npt.NDArray[np.float32] = core.cpu().numpy()
         if not np.isfinite(pooled).all():
             raise InputError("The model gave values that are no numbers. Pass --precision 32, or train it again.")
         return pooled
