@@ -7,27 +7,34 @@ Does not know: features, files.
 """
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from counterstain.geometry import Point
+
 _DECIMALS = 3  # of a level-0 pixel
+_CORNER = Point(0, 0)
 
 Polygons = npt.NDArray[np.object_]
+Points = npt.NDArray[np.float64]
 Texts = npt.NDArray[np.object_]
 
 
-def polygon_texts(polygons: Polygons) -> list[str]:
+def polygon_texts(polygons: Polygons, origin: Point = _CORNER) -> list[str]:
     """Of each polygon the value of "coordinates".
 
     Args:
         polygons: (N,) polygons; none may be empty or of several parts.
+        origin: Where coordinates start.
     """
     if not len(polygons):
         return []
-    _, points, (ring_starts, polygon_starts) = shapely.to_ragged_array(rounded(polygons))
+    _, points, (ring_starts, polygon_starts) = shapely.to_ragged_array(polygons)
+    points = _rounded_points(polygons, points - (origin.x, origin.y), ring_starts[polygon_starts])
     words = np.empty(2 * len(points), object)
     words[0::2], words[1::2] = _texts(points[:, 0], ",[", ","), _texts(points[:, 1], "", "]")
     first = ring_starts[:-1] * 2
@@ -37,26 +44,34 @@ def polygon_texts(polygons: Polygons) -> list[str]:
     return [f"[{''.join(pieces[start:end])[2:]}]]" for start, end in pairwise(starts)]
 
 
-def rounded(geometries: Polygons) -> Polygons:
-    """Geometries with few decimals; those that would be invalid by it are left as they are."""
-    points = shapely.get_coordinates(geometries)
-    few = np.round(points, _DECIMALS)
-    if np.array_equal(points, few):
-        return geometries
-    moved = shapely.set_coordinates(geometries.copy(), few)
-    # Rounding can close a passage that is narrower than it, after simplification.
-    return np.where(shapely.is_valid(moved), moved, geometries)
-
-
-def rounded_one(geometry: BaseGeometry) -> BaseGeometry:
-    """As `rounded`; a MultiPolygon of one part as that part."""
+def rounded(geometry: BaseGeometry) -> BaseGeometry:
+    """The geometry with few decimals, unless that would make it invalid; a MultiPolygon of one part as that part."""
     if isinstance(geometry, shapely.MultiPolygon) and len(geometry.geoms) == 1:
         geometry = geometry.geoms[0]
-    found: BaseGeometry = rounded(np.array([geometry], object))[0]
-    return found
+    few: BaseGeometry = shapely.transform(geometry, lambda points: np.round(points, _DECIMALS))
+    return few if few.is_valid else geometry
 
 
-def _texts(values: npt.NDArray[np.float64], before: str, after: str) -> Texts:
+def _rounded_points(polygons: Polygons, points: Points, starts: npt.NDArray[np.integer[Any]]) -> Points:
+    """Vertices with few decimals, but those of polygons that would be invalid by it.
+
+    Args:
+        polygons: (N,) whose they are.
+        points: (P, 2) where they lie now.
+        starts: (N + 1,) the first vertex of each polygon.
+    """
+    few = np.round(points, _DECIMALS)
+    if np.array_equal(points, few):
+        return points
+    # Rounding can close a passage that is narrower than it, after simplification.
+    is_spoilt = ~shapely.is_valid(shapely.set_coordinates(polygons.copy(), few))
+    if is_spoilt.any():
+        is_kept = np.repeat(is_spoilt, np.diff(starts))
+        few[is_kept] = points[is_kept]
+    return few
+
+
+def _texts(values: Points, before: str, after: str) -> Texts:
     """Each number as JSON has it, between what stands around it."""
     different, places = np.unique(values, return_inverse=True)
     table: Texts = np.array([f"{before}{value!r}{after}" for value in different.tolist()], object)

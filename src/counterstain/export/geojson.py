@@ -17,17 +17,17 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO, get_args
 
 import numpy as np
-import shapely
 from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
 from counterstain import __version__
 from counterstain.errors import InputError, UnknownNameError
-from counterstain.export.coordinates import polygon_texts, rounded_one
+from counterstain.export.coordinates import polygon_texts, rounded
 from counterstain.export.regions import RegionBatch, RegionSettings, region_batches
 from counterstain.files import atomic, refuse_overwrite
 from counterstain.geometry import Point
@@ -113,10 +113,18 @@ def frame_offset(placed: Placed, frame: CoordinateFrame) -> Point:
 
 def feature_id(inputs_hash: str, name: str) -> str:
     """A UUID that is the same whenever the same thing is written again: uuid5, without its objects."""
-    digest = hashlib.sha1(_IDS.bytes + f"{inputs_hash} {name}".encode(), usedforsecurity=False).digest()
-    version, variant = digest[6] & 0x0F | 0x50, digest[8] & 0x3F | 0x80
-    words = bytes((*digest[:6], version, digest[7], variant, *digest[9:16])).hex()
-    return f"{words[:8]}-{words[8:12]}-{words[12:16]}-{words[16:20]}-{words[20:]}"
+    return next(feature_ids(inputs_hash, [name]))
+
+
+def feature_ids(inputs_hash: str, names: Iterable[str]) -> Iterator[str]:
+    """The identities of many features."""
+    stem = hashlib.sha1(_IDS.bytes + f"{inputs_hash} ".encode(), usedforsecurity=False)
+    for name in names:
+        digest = stem.copy()
+        digest.update(name.encode())
+        words = digest.hexdigest()
+        variant = "89ab"[int(words[16], 16) & 3]
+        yield f"{words[:8]}-{words[8:12]}-5{words[13:16]}-{variant}{words[17:20]}-{words[20:32]}"
 
 
 def describe(placed: Placed, kind: str, frame: CoordinateFrame, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +162,7 @@ def feature(
     return {
         "type": "Feature",
         "id": identity,
-        "geometry": mapping(rounded_one(geometry)),
+        "geometry": mapping(rounded(geometry)),
         "properties": {
             "objectType": object_type,
             **({"classification": classed} if classed else {}),
@@ -212,21 +220,21 @@ def _writing(temporary: Path, name: str) -> Iterator[TextIO]:
 
 def _annotations(batches: Iterable[RegionBatch], slide_map: SlideMap, offset: Point) -> Iterator[str]:
     """Regions as `feature` would give them, as the text that JSON makes of it."""
-    classes, number = slide_map.classes, 0
+    classes = slide_map.classes
+    identities = feature_ids(slide_map.inputs_hash, (f"region {number}" for number in count()))
     for batch in batches:
+        assert np.isfinite(batch.means).all(), "a region has pixels"
         name = batch.class_name
         classification = _compact({"name": name, "color": list(classes.colors[classes.index(name)])})
         properties = f'{{"objectType":"annotation","classification":{classification},"measurements":'
-        polygons = shapely.transform(batch.polygons, lambda points: points - np.array((offset.x, offset.y)))
         numbers = zip(batch.areas_mm2.tolist(), batch.means.tolist(), strict=True)
-        for coordinates, (area_mm2, mean) in zip(polygon_texts(polygons), numbers, strict=True):
-            identity = feature_id(slide_map.inputs_hash, f"region {number}")
-            measurements = {"Area µm^2": area_mm2 * 1e6, "Area mm^2": area_mm2, "Mean probability": mean}
+        for coordinates, (area_mm2, mean) in zip(polygon_texts(batch.polygons, offset), numbers, strict=True):
+            # A float in JSON is what its repr says.
             yield (
-                f'{{"type":"Feature","id":"{identity}","geometry":{{"type":"Polygon","coordinates":{coordinates}}},'
-                f'"properties":{properties}{_compact(measurements)}}}}}'
+                f'{{"type":"Feature","id":"{next(identities)}","geometry":{{"type":"Polygon","coordinates":{coordinates}}},'
+                f'"properties":{properties}{{"Area \\u00b5m^2":{area_mm2 * 1e6!r},"Area mm^2":{area_mm2!r},'
+                f'"Mean probability":{mean!r}}}}}}}'
             )
-            number += 1
 
 
 def _compact(tree: Mapping[str, Any]) -> str:

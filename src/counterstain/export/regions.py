@@ -204,7 +204,7 @@ def _sums(owned: npt.NDArray[np.int32], count: int, probability: Any, number: in
     if inside.is_empty:
         return np.zeros(count, np.int64), np.zeros(count)
     own = owned[inside.shifted(-box.x, -box.y).slices()].ravel()
-    places = np.flatnonzero(own)
+    places = np.flatnonzero(own > 0)
     owners = own[places]
     values = np.asarray(probability[(number, *inside.slices())]).ravel()[places].astype(np.float64)
     values[np.isnan(values)] = 0
