@@ -7,7 +7,7 @@ float32 channels in [0, 1], exactly the map's own, NaN where nothing was predict
 
 A pixel is a pixel of the map. PhysicalSize gives its um; the planes' position says where the first pixel's outer corner
 lies, from the corner of the slide's level 0. Smaller levels lie in SubIFDs, each half the one above, rounded up: classes
-by the nearest pixel, probabilities by the mean over covered ones. Everything is written tile by tile.
+by the nearest pixel (pyramid.py), probabilities by the mean over covered ones. Everything is written tile by tile.
 
 Does not know: polygons, pictures with legends.
 """
@@ -28,14 +28,14 @@ import zarr
 
 from counterstain import __version__
 from counterstain.errors import InputError
-from counterstain.export.blocks import blocks, halved
+from counterstain.export.blocks import blocks
 from counterstain.export.geojson import Placed
+from counterstain.export.pyramid import TILE_PX, ClassPyramid, level_sizes
 from counterstain.files import atomic, existing, refuse_overwrite
 from counterstain.geometry import Box, Frame, Point, Size
 from counterstain.results import RGB, UNCOVERED, Classes, SlideMap, SlideRecord
 
-_TILE_PX = 512
-_STRIP_PX = 8 * _TILE_PX  # map pixels of a row of tiles read at a time
+_STRIP_PX = 8 * TILE_PX  # map pixels of a row of tiles read at a time
 _BIG = 1 << 31  # bytes; past it a classic TIFF's offsets might not reach
 _EFFORT = 2  # of deflate: 6 takes two to three times as long for 5 % on probabilities
 _NAMESPACE = "counterstain.map"
@@ -68,16 +68,12 @@ def write_class_map(slide_map: SlideMap, path: Path, *, overwrite: bool = False)
     """
     palette = class_palette(slide_map.classes)
     picture = _Picture(
-        shape=(),
-        dtype=np.dtype(np.uint8),
-        fill=UNCOVERED,
-        channels={"Name": ["class"]},
-        to_samples=lambda labels: palette[labels],
-        about=_about_classes(slide_map),
+        shape=(), dtype=np.dtype(np.uint8), channels={"Name": ["class"]}, is_rgb=True, about=_about_classes(slide_map)
     )
-    levels = _label_levels(slide_map.label, slide_map.frame.size)
     path = _target(path, overwrite)
-    with atomic(path) as temporary:
+    with atomic(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as spool:
+        pyramid = ClassPyramid(slide_map.label, palette, UNCOVERED, spool)
+        levels = [(size, pyramid.tiles(number)) for number, size in enumerate(pyramid.sizes)]
         _write(temporary, picture, levels, slide_map)
 
 
@@ -97,15 +93,14 @@ def write_probability_map(slide_map: SlideMap, path: Path, *, overwrite: bool = 
     picture = _Picture(
         shape=(len(classes),),
         dtype=np.dtype(np.float32),
-        fill=np.nan,
         channels={"Name": list(classes.names), "Color": [_packed(color) for color in classes.colors]},
-        to_samples=None,
+        is_rgb=False,
         about=_about_classes(slide_map),
     )
     path = _target(path, overwrite)
     with atomic(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent, prefix=".levels-") as folder:
         levels = _probability_levels(slide_map.probability, slide_map.frame.size, Path(folder))
-        _write(temporary, picture, levels, slide_map)
+        _write(temporary, picture, [(one.size, _tiles(picture, one)) for one in levels], slide_map)
 
 
 def write_values(
@@ -128,15 +123,14 @@ def write_values(
     picture = _Picture(
         shape=(len(values),),
         dtype=np.dtype(np.float32),
-        fill=np.nan,
         channels={"Name": list(values)},
-        to_samples=None,
+        is_rgb=False,
         about=dict(about),
     )
     path = _target(path, overwrite)
     with atomic(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent, prefix=".levels-") as folder:
         levels = _probability_levels(stacked, placed.frame.size, Path(folder))
-        _write(temporary, picture, levels, placed)
+        _write(temporary, picture, [(one.size, _tiles(picture, one)) for one in levels], placed)
 
 
 def class_palette(classes: Classes) -> Palette:
@@ -233,17 +227,15 @@ class _Picture:
     Args:
         shape: Of what comes before (rows, columns): () or (channels,).
         dtype: Of a sample.
-        fill: What stands beyond the edge in the last tiles.
         channels: Names and colours as OME-XML has them.
-        to_samples: Turns a tile of values into RGB; None when the values are written themselves.
+        is_rgb: Whether a pixel has three samples.
         about: What is kept in the OME-XML beside frame, slide and inputs.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    fill: float
     channels: dict[str, Any]
-    to_samples: Callable[[Pixels], Pixels] | None
+    is_rgb: bool
     about: dict[str, str]
 
     @property
@@ -259,34 +251,6 @@ class _Level:
     read: Callable[[int, Box], Pixels]
 
 
-def _sizes(size: Size) -> list[Size]:
-    sizes = [size]
-    while max(sizes[-1].shape) > _TILE_PX:
-        sizes.append(halved(sizes[-1]))
-    return sizes
-
-
-def _label_levels(label: Any, size: Size) -> list[_Level]:
-    """Levels whose pixels are those of the map nearest to their centres."""
-
-    def level(number: int, own: Size) -> _Level:
-        step = 1 << number
-        rows, columns = (
-            np.minimum(np.arange(length) * step + step // 2, full - 1)
-            for length, full in zip(own.shape, size.shape, strict=True)
-        )
-
-        def read(_: int, box: Box) -> Pixels:
-            if number == 0:
-                return np.asarray(label[box.slices()])
-            down, right = box.slices()
-            return np.asarray(label.oindex[rows[down], columns[right]])
-
-        return _Level(own, read)
-
-    return [level(number, own) for number, own in enumerate(_sizes(size))]
-
-
 def _probability_levels(probability: Any, size: Size, folder: Path) -> list[_Level]:
     """Levels that are means of the one above, kept on disk while they are written."""
 
@@ -294,16 +258,16 @@ def _probability_levels(probability: Any, size: Size, folder: Path) -> list[_Lev
         return _Level(own, lambda plane, box: np.asarray(array[(plane, *box.slices())], np.float32))
 
     levels = [level(probability, size)]
-    for own in _sizes(size)[1:]:
+    for own in level_sizes(size)[1:]:
         array = zarr.create_array(
             folder / f"{len(levels)}.zarr",
             shape=(probability.shape[0], *own.shape),
-            chunks=(1, _TILE_PX, _TILE_PX),
+            chunks=(1, TILE_PX, TILE_PX),
             dtype=np.float32,
             fill_value=np.nan,
         )
         finer = levels[-1]
-        for block in blocks(own, Size(_TILE_PX, _TILE_PX)):
+        for block in blocks(own, Size(TILE_PX, TILE_PX)):
             source = block.scaled(2).intersection(Box.whole(finer.size))
             for plane in range(probability.shape[0]):
                 array[(plane, *block.slices())] = _halved_mean(finer.read(plane, source))
@@ -331,23 +295,23 @@ def _target(path: Path, overwrite: bool) -> Path:
     return path
 
 
-def _write(path: Path, picture: _Picture, levels: list[_Level], placed: Gridded) -> None:
-    is_rgb = picture.to_samples is not None
-    samples = (3,) if is_rgb else ()
-    num_bytes = picture.num_planes * levels[0].size.area * picture.dtype.itemsize * (3 if is_rgb else 1)
+def _write(path: Path, picture: _Picture, levels: list[tuple[Size, Iterator[Any]]], placed: Gridded) -> None:
+    """Writes levels, each with its tiles in the order of the file, as pixels or coded already."""
+    samples = (3,) if picture.is_rgb else ()
+    num_bytes = picture.num_planes * levels[0][0].area * picture.dtype.itemsize * (3 if picture.is_rgb else 1)
     mpp_x, mpp_y = _pixel_um(placed)
     with tifffile.TiffWriter(path, bigtiff=num_bytes > _BIG, ome=True) as tif:
-        for number, level in enumerate(levels):
+        for number, (size, tiles) in enumerate(levels):
             first = {"subifds": len(levels) - 1, "metadata": _metadata(picture, placed)}
             tif.write(
-                _tiles(picture, level),
-                shape=(*picture.shape, *level.size.shape, *samples),
+                tiles,
+                shape=(*picture.shape, *size.shape, *samples),
                 dtype=picture.dtype,
-                tile=(_TILE_PX, _TILE_PX),
+                tile=(TILE_PX, TILE_PX),
                 # Without a predictor: Bio-Formats refuses the floating-point one.
                 compression="zlib",
                 compressionargs={"level": _EFFORT},
-                photometric="rgb" if is_rgb else "minisblack",
+                photometric="rgb" if picture.is_rgb else "minisblack",
                 resolution=(1e4 / (mpp_x * 2**number), 1e4 / (mpp_y * 2**number)),
                 resolutionunit="CENTIMETER",
                 software=f"counterstain {__version__}",
@@ -356,14 +320,14 @@ def _write(path: Path, picture: _Picture, levels: list[_Level], placed: Gridded)
 
 
 def _tiles(picture: _Picture, level: _Level) -> Iterator[Pixels]:
-    """The tiles of all planes of a level, in the order of the file."""
+    """The tiles of all planes of a level, in the order of the file; NaN beyond the edge."""
     for plane in range(picture.num_planes):
-        for strip in blocks(level.size, Size(_STRIP_PX, _TILE_PX)):
+        for strip in blocks(level.size, Size(_STRIP_PX, TILE_PX)):
             values = level.read(plane, strip)
-            for box in blocks(strip.size, Size(_TILE_PX, _TILE_PX)):
-                tile = np.full((_TILE_PX, _TILE_PX), picture.fill, picture.dtype)
+            for box in blocks(strip.size, Size(TILE_PX, TILE_PX)):
+                tile = np.full((TILE_PX, TILE_PX), np.nan, picture.dtype)
                 tile[: box.size.height, : box.size.width] = values[box.slices()]
-                yield picture.to_samples(tile) if picture.to_samples else tile
+                yield tile
 
 
 def _pixel_um(placed: Gridded) -> tuple[float, float]:
@@ -376,7 +340,7 @@ def _metadata(picture: _Picture, placed: Gridded) -> dict[str, Any]:
     frame, mpp, planes = placed.frame, placed.slide.mpp, picture.num_planes
     mpp_x, mpp_y = _pixel_um(placed)
     return {
-        "axes": "YXS" if picture.to_samples else "CYX",
+        "axes": "YXS" if picture.is_rgb else "CYX",
         "UUID": str(uuid.uuid5(_IDS, placed.inputs_hash)),
         "Creator": f"counterstain {__version__}",
         "Name": Path(placed.slide.path).name,
