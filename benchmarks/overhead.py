@@ -56,7 +56,8 @@ from slides import write_slide
 CLASSES = Classes(
     ("tumour", "stroma", "lymphocytes", "necrosis"), ((200, 30, 30), (30, 160, 60), (40, 60, 200), (120, 120, 120))
 )
-TILE_PX, BLOB_PX, NUM_BATCHES, EXPORTS = 224, 24, 8, ("geojson", "ome_tiff")
+TILE_PX, NUM_BATCHES, EXPORTS = 224, 8, ("geojson", "ome_tiff")
+BLOB_PX = 32  # what a network's last maps see as one pixel
 NAMES = {"geojson": "a.geojson", "ome_tiff": "a.ome.tiff", "summary": "a.json"}
 
 
@@ -267,7 +268,7 @@ def main() -> None:
         path = Path(folder) / "slide.svs"
         write_slide(path, given.side, given.tissue)
         for overlap in given.overlaps:
-            settings = PredictSettings(device="cpu", overlap=overlap, num_threads=1)
+            settings = PredictSettings(device="cpu", runtime="torch", overlap=overlap, num_threads=1)
             work = Work(open_slide(path), FreeModel(settings.batch_size), settings, Path(folder) / f"out{overlap}")
             found[str(overlap)] = measured(work, given.rounds)
     report = {

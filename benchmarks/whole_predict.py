@@ -4,9 +4,9 @@
 
 Claim: a whole prediction takes little longer than its network: network alone / whole >= 0.90 in wall seconds. The network
 is SSHR with random weights, run by the same runtime on as many threads over the same batches of the same tiles, which lie
-in memory as floats; whole is `predict_slide`, tissue and all, with both exports. The two take turns; medians, least and most
-are given, CPU seconds of all threads beside wall. What the whole costs besides the network is told for each tile. Prints
-JSON.
+in memory as floats; whole is `predict_slide`, tissue and all, with both exports. The two take turns; medians, least and
+most are given, CPU seconds of all threads beside wall. What the whole costs besides the network is told for each tile.
+Prints JSON.
 """
 
 import os
@@ -90,7 +90,7 @@ def measured(path: Path, out: Path, backbone: str, given: argparse.Namespace) ->
     settings = PredictSettings(device="cpu", num_threads=given.threads)
     batches = batches_of(slide, model, settings)
     sizes = tile_sizes(model.input, settings, settings.map_stride)
-    runner = Runner(model, settings, settings.map_stride)
+    runner = Runner(model, settings, settings.map_stride, sizes.tile_px)
 
     def network() -> None:
         with torch.inference_mode(), threads(settings.num_threads), runner.runtime.context():
@@ -114,7 +114,7 @@ def measured(path: Path, out: Path, backbone: str, given: argparse.Namespace) ->
         "halo_px": sizes.halo_px,
         "stride_px": sizes.stride_px,
         "geojson_kib": round((out / "regions.geojson").stat().st_size / 1024),
-        "threads": settings.num_threads,
+        "runtime": runner.runtime.label,
     }
 
 

@@ -105,8 +105,8 @@ class ClassPyramid:
         """Copies what of a level lies in a strip of the map."""
         top, bottom = np.searchsorted(level.rows, (y, y + values.shape[0])).tolist()
         left, right = np.searchsorted(level.columns, (x, x + values.shape[1])).tolist()
-        source = values[np.ix_(level.rows[top:bottom] - y, level.columns[left:right] - x)]
-        level.held[top % TILE_PX : top % TILE_PX + bottom - top, left:right] = source
+        rows, columns = level.rows[top:bottom] - y, level.columns[left:right] - x
+        level.held[top % TILE_PX : top % TILE_PX + bottom - top, left:right] = values[_even(rows)][:, _even(columns)]
 
     def _finish(self, level: _Level, bottom: int, pool: ThreadPoolExecutor) -> None:
         """Codes a level's row of tiles when the map was read down to its end."""
@@ -133,3 +133,11 @@ class ClassPyramid:
         if is_plain:
             self._plain[first] = data
         return data
+
+
+def _even(places: npt.NDArray[np.int64]) -> Any:
+    """Places as a slice where they are evenly spaced, which is read faster."""
+    steps = np.diff(places)
+    if len(steps) == 0 or (steps != steps[0]).any():
+        return places
+    return slice(int(places[0]), int(places[-1]) + 1, int(steps[0]))

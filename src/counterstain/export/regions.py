@@ -155,9 +155,11 @@ def _trace(slide_map: SlideMap, number: int, block_px: int) -> Iterator[_Traced]
                 front.skip()
                 continue
             components = np.zeros(mask.shape, np.int32)
-            count = int(ndimage.label(mask, output=components))
-            num_pixels, sums = _sums(components[:-1, :-1], count, probability, number, box)
-            polygons, owners = _contours(mask, components, left + 0.5, top + 0.5)
+            used = _used(mask)
+            count = int(ndimage.label(mask[used], output=components[used]))
+            corner_x, corner_y = left + used[1].start, top + used[0].start
+            num_pixels, sums = _sums(components, used, count, probability, number, box)
+            polygons, owners = _contours(mask[used], components[used], corner_x + 0.5, corner_y + 0.5)
             order = np.argsort(owners)
             assert np.array_equal(owners[order], np.arange(1, count + 1)), "a component is not one polygon"
             front.add(_Traced(polygons[order], num_pixels, sums), components, left + 1)
@@ -198,12 +200,30 @@ class _Windows:
         return window
 
 
-def _sums(owned: npt.NDArray[np.int32], count: int, probability: Any, number: int, box: Box) -> tuple[Numbers, Points]:
-    """Of each component its pixels and their probabilities, the last row and column left to the next block."""
-    inside = box.intersection(Box(0, 0, probability.shape[2], probability.shape[1]))
+def _used(mask: Mask) -> tuple[slice, slice]:
+    """Rows and columns that hold all of a mask and a pixel around it: much of a block has nothing in it."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    height, width = mask.shape
+    # A contour needs two pixels each way.
+    top, left = max(0, int(rows[0]) - 1), max(0, int(columns[0]) - 1)
+    return slice(top, min(height, int(rows[-1]) + 2)), slice(left, min(width, int(columns[-1]) + 2))
+
+
+def _sums(
+    components: npt.NDArray[np.int32],
+    used: tuple[slice, slice],
+    count: int,
+    probability: Any,
+    number: int,
+    box: Box,
+) -> tuple[Numbers, Points]:
+    """Of each component its pixels and their probabilities; the last row and column are left to the next block."""
+    rows, columns = used
+    held = Box.from_corners(box.x + columns.start, box.y + rows.start, box.x + columns.stop, box.y + rows.stop)
+    inside = held.intersection(box).intersection(Box(0, 0, probability.shape[2], probability.shape[1]))
     if inside.is_empty:
         return np.zeros(count, np.int64), np.zeros(count)
-    own = owned[inside.shifted(-box.x, -box.y).slices()].ravel()
+    own = components[inside.shifted(-box.x, -box.y).slices()].ravel()
     places = np.flatnonzero(own > 0)
     owners = own[places]
     values = np.asarray(probability[(number, *inside.slices())]).ravel()[places].astype(np.float64)
@@ -234,10 +254,15 @@ def _contours(mask: Mask, components: npt.NDArray[np.int32], left: float, top: f
     return polygons, owners.astype(np.int64)
 
 
-@lru_cache(maxsize=4)
 def _places(height: int, width: int) -> tuple[Points, Points]:
     """The column and the row of every pixel, as contourpy wants them: made anew they take as long as its contours."""
-    rows, columns = np.mgrid[:height, :width].astype(np.float64)
+    columns, rows = _all_places(max(height, width, _BLOCK_PX + 1))
+    return columns[:height, :width], rows[:height, :width]
+
+
+@lru_cache(maxsize=1)
+def _all_places(length: int) -> tuple[Points, Points]:
+    rows, columns = np.mgrid[:length, :length].astype(np.float64)
     return columns, rows
 
 
