@@ -27,8 +27,9 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-
 from command import command_given
+from slides import write_slide
+
 from counterstain.geometry import Box, Frame, Point, Size
 from counterstain.infer.plan import Plan
 from counterstain.infer.stream import Cutter
@@ -36,7 +37,6 @@ from counterstain.slides import OpenSlideSlide, Slide, TiffSlide, frame_of
 from counterstain.slides.codecs import JPEG, decode_tile, jpeg_stream
 from counterstain.slides.resample import axis_of, resample
 from counterstain.tiles import TileGrid, TileRow
-from slides import write_slide
 
 _BATCH = 16
 _OPENSLIDE_TILES = 400  # tiles that OpenSlide is asked for: it is slow, and a share tells
