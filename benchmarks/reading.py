@@ -1,6 +1,6 @@
 """How fast tiles are read, as a share of what decoding alone takes.
 
-    python benchmarks/reading.py [--slide SLIDE.svs] [--side 12288] [--rounds 7] [--out benchmarks/results/reading.json]
+    python benchmarks/reading.py [--slide SLIDE.svs] [--side 8192] [--rounds 5] [--out benchmarks/results/reading.json]
 
 Claims: tiles that are the file's own are read at 0.95 of the decoder's speed or better, tiles that cut them at 0.90 of
 decoding each touched tile once, whatever their stride; two threads give 1.8 times one; all of it is 4 times as fast as
@@ -27,9 +27,8 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-from command import command_given
-from slides import write_slide
 
+from command import command_given
 from counterstain.geometry import Box, Frame, Point, Size
 from counterstain.infer.plan import Plan
 from counterstain.infer.stream import Cutter
@@ -37,9 +36,10 @@ from counterstain.slides import OpenSlideSlide, Slide, TiffSlide, frame_of
 from counterstain.slides.codecs import JPEG, decode_tile, jpeg_stream
 from counterstain.slides.resample import axis_of, resample
 from counterstain.tiles import TileGrid, TileRow
+from slides import write_slide
 
 _BATCH = 16
-_OPENSLIDE_TILES = 400  # tiles that OpenSlide is asked for: it is slow, and a share tells
+_OPENSLIDE_TILES = 150  # tiles that OpenSlide is asked for: it is slow, and a share tells
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def cell_tasks(slide: TiffSlide, side: int, input_px: int = 112) -> dict[str, Ca
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slide", type=Path, help="a real slide, beside the written ones")
-    parser.add_argument("--side", type=int, default=12288)
+    parser.add_argument("--side", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()

@@ -19,7 +19,7 @@ from counterstain.errors import DamagedSlideError
 from counterstain.geometry import Box, Size
 from counterstain.slides.lattice import Lattice
 from counterstain.slides.resample import Pixels
-from counterstain.slides.scan import Filled, Pane, Pool, Source, Window
+from counterstain.slides.scan import POOL, Filled, Pane, Source, Window
 from counterstain.tiles import TileRow
 
 _SHEET_BYTES = 8 << 20
@@ -102,13 +102,13 @@ class Press:
         if cuts:
             yield self._sheet(cuts)
 
-    def printed(self, sheet: Sheet, filled: Filled, pool: Pool) -> Printed:
+    def printed(self, sheet: Sheet, filled: Filled) -> Printed:
         """The sheet's pixels, made of the level's."""
         if self.lattice.is_level and self.lattice.ends_whole:
             return Printed(filled.panes, filled.failures)
         panes = []
         for box, pane, pixels in zip(sheet.boxes, filled.window.panes, filled.panes, strict=True):
-            made = pool.lease(*box.size.shape, 3)
+            made = POOL.lease(*box.size.shape, 3)
             for piece in self._pieces(sheet, box):
                 self.lattice.render(pixels, pane.box, piece, made[piece.shifted(-box.x, -box.y).slices()])
             panes.append(made)

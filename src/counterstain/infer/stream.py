@@ -30,7 +30,7 @@ import numpy.typing as npt
 from counterstain.geometry import Box, Frame, Size
 from counterstain.infer.sheets import Cut, Press
 from counterstain.slides.base import Slide
-from counterstain.slides.scan import Pool, scan
+from counterstain.slides.scan import scan
 from counterstain.tiles import TileRow
 
 
@@ -135,11 +135,9 @@ class Cutter:
 
 
 def _pressed(press: Press, rows: Iterable[TileRow], num_workers: int) -> Iterator[tuple[Cut, npt.NDArray[np.uint8]]]:
-    sheets, pool = list(press.plan(rows)), Pool()
+    sheets = list(press.plan(rows))
     windows = [sheet.window for sheet in sheets]
-    results = scan(
-        press.source, windows, lambda number, filled: press.printed(sheets[number], filled, pool), num_workers
-    )
+    results = scan(press.source, windows, lambda number, filled: press.printed(sheets[number], filled), num_workers)
     with closing(results):
         for sheet in sheets:
             yield from press.batches(sheet, next(results))

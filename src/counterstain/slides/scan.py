@@ -20,6 +20,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
+from threading import RLock
 from typing import BinaryIO, TypeVar
 from weakref import finalize
 
@@ -31,7 +32,7 @@ from counterstain.geometry import Box, Size
 from counterstain.slides.resample import Pixels
 from counterstain.slides.stored import StoredLevel, read_bytes
 
-AHEAD_BYTES = 24 << 20
+AHEAD_BYTES = 16 << 20
 """Of windows that are filled before they are asked for. More would leave the processor's cache before they are used."""
 
 _KEPT_BYTES = 64 << 20  # of tiles that a later window needs again
@@ -42,25 +43,45 @@ T = TypeVar("T")
 
 
 class Pool:
-    """Memory for arrays, used again when nothing refers to an array or to a view of it any more."""
+    """Memory for arrays, used again when nothing refers to an array or to a view of it any more.
 
-    def __init__(self) -> None:
-        self._free: dict[int, deque[bytearray]] = {}
+    Args:
+        most_free: Bytes that are kept for later at most.
+    """
+
+    def __init__(self, most_free: int) -> None:
+        self._most_free, self._num_free = most_free, 0
+        self._free: dict[int, list[bytearray]] = {}
+        self._lock = RLock()  # an array may die anywhere, also while its own thread is in here
 
     def lease(self, *shape: int) -> Pixels:
         """An array of uint8; what it holds is not defined."""
         count = math.prod(shape)
-        length = -(-max(count, 1) // _POOLED_STEP) * _POOLED_STEP
-        free = self._free.setdefault(length, deque())
-        try:
-            raw = free.pop()  # what was given back last lies in the cache
-        except IndexError:
-            raw = bytearray(length)
+        raw = self._taken(-(-max(count, 1) // _POOLED_STEP) * _POOLED_STEP)
         array = np.frombuffer(
             raw, np.uint8, count
         )  # its base is no array, so every view refers to it, and not to `raw`
-        finalize(array, free.append, raw).atexit = False
+        finalize(array, self._give_back, raw).atexit = False
         return array.reshape(shape)
+
+    def _taken(self, length: int) -> bytearray:
+        with self._lock:
+            free = self._free.get(length)
+            if free:
+                self._num_free -= length
+                return free.pop()  # what was given back last lies in the cache
+        return bytearray(length)
+
+    def _give_back(self, raw: bytearray) -> None:
+        with self._lock:
+            if self._num_free + len(raw) > self._most_free:
+                self._free, self._num_free = {}, 0  # other lengths are wanted now
+            self._num_free += len(raw)
+            self._free.setdefault(len(raw), []).append(raw)
+
+
+POOL = Pool(most_free=64 << 20)
+"""Of all scans of a process: fresh memory would cost a fifth of the time that decoding takes."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +233,7 @@ class _Work:
 
     def __init__(self, source: Source, windows: Sequence[Window]) -> None:
         self.source, self._windows = source, windows
-        self._pool, self._kept = Pool(), dict[int, Pixels]()
+        self._kept: dict[int, Pixels] = {}
         self._most_kept = _KEPT_BYTES // (source.tile.area * 3)
         self._to_keep: set[int] = set()
         num = source.level.offsets.size
@@ -265,13 +286,13 @@ class _Work:
         """Memory for a pane, white where no tile will be copied to."""
         size, tile = self.source.size, self.source.tile
         if pane.slots is None:
-            pixels = self._pool.lease(*pane.size.shape, 3)
+            pixels = POOL.lease(*pane.size.shape, 3)
             pixels[: max(0, -pane.top)] = 255
             pixels[:, : max(0, -pane.left)] = 255
             pixels[max(0, size.height - pane.top) :] = 255
             pixels[:, max(0, size.width - pane.left) :] = 255
             return pixels
-        pixels = self._pool.lease(pane.num_slots, *tile.shape, 3)
+        pixels = POOL.lease(pane.num_slots, *tile.shape, 3)
         for slot in set(range(pane.num_slots)) - {
             pane.slots[tile] for tile in pane.slots if self.source.is_whole(tile)
         }:
@@ -299,7 +320,7 @@ class _Work:
                     elif place is not pixels:
                         place[...] = pixels
                 if tile in unit.kept:
-                    kept = self._pool.lease(*pixels.shape)
+                    kept = POOL.lease(*pixels.shape)
                     kept[...] = pixels
                     self._kept[tile] = kept
                 elif tile in unit.forgotten:
