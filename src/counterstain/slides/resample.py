@@ -1,13 +1,16 @@
 """Resampling with exact half-pixel geometry: area integration when reducing, linear interpolation when enlarging.
 
 Both are separable, so a resampling is two sparse matrices, one for each axis, whose rows hold the weights of the source
-pixels under an output pixel. Pillow's BOX filter takes or leaves whole pixels and so moves edges by up to half a source
+pixels under an output pixel. Where these are few, the matrices are cut into small dense blocks along their diagonal, which
+takes half the time; their weights and the pixels between the two are rounded to whole numbers whose sums float32 holds
+exactly, so that a pixel is the same in whatever blocks, on whatever machine, it is made. Pillow's BOX filter takes or leaves whole pixels and so moves edges by up to half a source
 pixel at fractional factors; its smoother filters don't, but reach into the neighbours and take longer.
 
 Does not know: slides, levels' files, resolutions.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 _WHITE = 255.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Axis:
     """One axis of a resampling.
 
@@ -107,6 +110,13 @@ def resample(pixels: Pixels, rows: Axis, columns: Axis) -> Pixels:
     height, width = rows.coverage.size, columns.coverage.size
     if rows.is_empty or columns.is_empty:
         return np.full((height, width, 3), _WHITE, np.uint8)
+    if max(_taps(rows), _taps(columns)) > _MOST_TAPS:
+        return _by_sparse(pixels, rows, columns)
+    return np.concatenate([_by_blocks(pixels, rows, columns, part) for part in _parts(width)], axis=1)
+
+
+def _by_sparse(pixels: Pixels, rows: Axis, columns: Axis) -> Pixels:
+    height, width = rows.coverage.size, columns.coverage.size
     down = rows.weights @ pixels.reshape(len(pixels), -1).astype(np.float32)
     turned = np.ascontiguousarray(down.reshape(height, -1, 3).transpose(1, 0, 2)).reshape(pixels.shape[1], -1)
     across = (columns.weights @ turned).reshape(width, height, 3).transpose(1, 0, 2)
@@ -114,6 +124,97 @@ def resample(pixels: Pixels, rows: Axis, columns: Axis) -> Pixels:
     if rows.coverage.min() < 1 or columns.coverage.min() < 1:
         across += _WHITE * (1 - np.outer(rows.coverage, columns.coverage))[:, :, None]
     return np.ascontiguousarray(across.astype(np.uint8))
+
+
+# Weights are whole numbers of 1 / 4096, pixels between the two matrices of 1 / 16: 255 * 16 * 4096 is below 2 ** 24.
+_WEIGHT, _BETWEEN = 4096, 16
+_MOST_TAPS = 6
+_PART = 192  # outputs made at once: what they are made of stays in the processor's cache
+_ROWS = 128  # and products are too small for a matrix library to start threads of its own
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Neighbouring outputs, and the source pixels that they are made of.
+
+    Args:
+        outputs: Which.
+        sources: Of the axis' own, counted from its first.
+        weights: (outputs, sources) float32, whole numbers.
+    """
+
+    outputs: slice
+    sources: slice
+    weights: npt.NDArray[np.float32]
+
+
+def _taps(axis: Axis) -> int:
+    return int(axis.weights.indices.size // axis.coverage.size)
+
+
+def _parts(num: int) -> list[slice]:
+    return [slice(start, min(start + _PART, num)) for start in range(0, num, _PART)]
+
+
+@lru_cache(maxsize=64)
+def _blocks(axis: Axis, length: int, first: int, past: int) -> tuple[_Block, ...]:
+    shape = axis.coverage.size, _taps(axis)
+    index, weight = axis.weights.indices.reshape(shape), axis.weights.data.reshape(shape)
+    blocks = []
+    for start in range(first, past, length):
+        part = slice(start, min(start + length, past))
+        whole = np.rint(weight[part] * _WEIGHT)
+        missing = np.rint(axis.coverage[part] * _WEIGHT) - whole.sum(1)
+        whole[np.arange(len(whole)), weight[part].argmax(1)] += missing
+        used = index[part][whole > 0]
+        low, high = (int(used.min()), int(used.max()) + 1) if used.size else (0, 1)
+        dense = np.zeros((len(whole), high - low), np.float32)
+        places = np.arange(len(whole))[:, None], np.clip(index[part] - low, 0, high - low - 1)
+        np.add.at(dense, places, np.where(whole > 0, whole, 0))
+        blocks.append(_Block(part, slice(low, high), dense))
+    return tuple(blocks)
+
+
+@lru_cache(maxsize=256)
+def _colored(axis: Axis, length: int, first: int, past: int) -> tuple[_Block, ...]:
+    """Blocks for interleaved colours, sources first."""
+    eye = np.eye(3, dtype=np.float32)
+    return tuple(
+        _Block(
+            slice(3 * block.outputs.start, 3 * block.outputs.stop),
+            slice(3 * block.sources.start, 3 * block.sources.stop),
+            np.ascontiguousarray(np.kron(block.weights.T, eye)),
+        )
+        for block in _blocks(axis, length, first, past)
+    )
+
+
+def _by_blocks(pixels: Pixels, rows: Axis, columns: Axis, part: slice) -> Pixels:
+    """Some of the columns of an answer."""
+    height, width = rows.coverage.size, part.stop - part.start
+    across = _colored(columns, min(12, 32 // _taps(columns)), part.start, part.stop)
+    left, right = min(block.sources.start for block in across), max(block.sources.stop for block in across)
+    source = pixels[:, left // 3 : right // 3].reshape(len(pixels), -1).astype(np.float32)
+    between = np.empty((height, right - left), np.float32)
+    for block in _blocks(rows, max(4, 32 // _taps(rows)), 0, height):
+        np.matmul(block.weights, source[block.sources], out=between[block.outputs])
+    between *= _BETWEEN / _WEIGHT
+    between += 0.5
+    np.floor(between, out=between)
+    made = np.empty((height, 3 * width), np.float32)
+    for top in range(0, height, _ROWS):
+        for block in across:
+            outputs = slice(block.outputs.start - 3 * part.start, block.outputs.stop - 3 * part.start)
+            taken = between[top : top + _ROWS, block.sources.start - left : block.sources.stop - left]
+            made[top : top + _ROWS, outputs] = taken @ block.weights
+    made *= 1 / (_BETWEEN * _WEIGHT)
+    made += 0.5  # astype truncates
+    pixels = made.astype(np.uint8).reshape(height, width, 3)
+    down, along = (np.rint(cover * _WEIGHT) / _WEIGHT for cover in (rows.coverage, columns.coverage[part]))
+    if down.min() < 1 or along.min() < 1:
+        white = _WHITE * (1 - np.outer(down, along).astype(np.float32))[:, :, None]
+        pixels = (made.reshape(height, width, 3) + white).astype(np.uint8)
+    return pixels
 
 
 def reduce(pixels: Pixels, factors: tuple[int, int]) -> Pixels:
