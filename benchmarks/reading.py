@@ -99,7 +99,12 @@ def decoding(slide: TiffSlide, numbers: list[int]) -> Callable[[], None]:
     """The limit: stored tiles are decoded, nothing else."""
     coding, tiles = slide.stored(0).coding, stored_tiles(slide, numbers)
     if coding.compression != JPEG:
-        return lambda: [decode_tile(tile, coding) for tile in tiles] and None
+
+        def decode_others() -> None:
+            for tile in tiles:
+                decode_tile(tile, coding)
+
+        return decode_others
     streams = [jpeg_stream(tile, coding) for tile in tiles]
     buffer = np.empty((*coding.tile.shape, 3), np.uint8)
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counterstain.geometry import Box, Size
+from counterstain.slides import resample as resample_module
 from counterstain.slides.resample import Pixels, axis_of, reduce, resample
 from counterstain.testing.slide_pixels import area_twin, scene
 
@@ -85,3 +86,24 @@ def test_blocks_of_whole_pixels_take_the_short_way_to_the_same(factors: tuple[in
     assert short.shape == long.shape == (8, 9, 3)
     assert np.abs(short.astype(int) - long).max() <= 1
     short[:] = 0  # the caller's own
+
+
+@pytest.mark.parametrize("scale", [0.37, 0.9996, 1.0004, 1.143, 1.9, 2.286, 4.4])
+def test_blocks_are_within_one_grey_value_of_whole_matrices(scale: float) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 500, 3), np.uint8)
+    rows, columns = (axis_of(-1.3, scale, 210, size, size) for size in (300, 500))
+    part = pixels[rows.first : rows.last, columns.first : columns.last]
+    difference = np.abs(resample(part, rows, columns).astype(int) - resample_module._by_sparse(part, rows, columns))
+    assert difference.max() <= 1
+    assert difference.mean() < 0.05
+
+
+@pytest.mark.parametrize("scale", [0.37, 0.9996, 1.143, 2.286])
+def test_a_pixel_is_the_same_in_whatever_piece_it_is_made(scale: float) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 500, 3), np.uint8)
+
+    def made(first: int, num: int) -> Pixels:
+        rows, columns = (axis_of(3.1, scale, num, size, size, first) for size in (300, 500))
+        return resample(pixels[rows.first : rows.last, columns.first : columns.last], rows, columns)
+
+    assert (made(0, 130)[17:101, 17:101] == made(17, 84)).all()

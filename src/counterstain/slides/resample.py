@@ -2,9 +2,12 @@
 
 Both are separable, so a resampling is two sparse matrices, one for each axis, whose rows hold the weights of the source
 pixels under an output pixel. Where these are few, the matrices are cut into small dense blocks along their diagonal, which
-takes half the time; their weights and the pixels between the two are rounded to whole numbers whose sums float32 holds
-exactly, so that a pixel is the same in whatever blocks, on whatever machine, it is made. Pillow's BOX filter takes or leaves whole pixels and so moves edges by up to half a source
-pixel at fractional factors; its smoother filters don't, but reach into the neighbours and take longer.
+takes half the time; their weights, and the pixels between the two, are rounded to whole numbers whose sums float32 holds
+exactly, so that a pixel is the same in whatever block, on whatever machine, it is made; it is within one grey value of the
+other way's.
+
+Pillow's BOX filter takes or leaves whole pixels and so moves edges by up to half a source pixel at fractional factors; its
+smoother filters don't, but reach into the neighbours and take longer.
 
 Does not know: slides, levels' files, resolutions.
 """
