@@ -123,7 +123,7 @@ def encode_slide(
     """
     settings = settings or EncodeSettings()
     # "auto" is another precision and library on another machine, and a slide's features are made by one of each throughout.
-    step = _Step(encoder, settings)
+    step = EncoderStep(encoder, settings)
     spec = encoder.spec
     with locked(folder):
         grid = keep_cells(slide, folder, cells, tissue, overwrite=settings.overwrite)
@@ -146,7 +146,7 @@ class _Work:
     """Everything that the encoding of one slide needs."""
 
     slide: Slide
-    step: "_Step"
+    step: "EncoderStep"
     grid: CellGrid
     settings: EncodeSettings
 
@@ -171,7 +171,7 @@ class _Work:
                 heap.when_grown()
 
 
-class _Step:
+class EncoderStep:
     """An encoder where it runs.
 
     Args:

@@ -51,11 +51,11 @@ def present_classes(presence_BC: Tensor, thresholds_C: Tensor) -> Tensor:
     return present_BC | (likeliest_BC & ~present_BC.any(dim=1, keepdim=True))
 
 
-def sum_min_max(cams: Sequence[Tensor], weights: Sequence[float], size: tuple[int, int]) -> Tensor:
+def sum_min_max(cams: Sequence[Tensor | None], weights: Sequence[float], size: tuple[int, int]) -> Tensor:
     """Rectified, min-max-normalised CAMs summed over scales.
 
     Args:
-        cams: One (B, C, h, w) for each scale, unrectified.
+        cams: One (B, C, h, w) for each scale, unrectified; None where the weight is 0.
         weights: One for each scale; 0 leaves a scale out.
         size: (H, W) of the answer.
 
@@ -64,7 +64,12 @@ def sum_min_max(cams: Sequence[Tensor], weights: Sequence[float], size: tuple[in
 
     Source: SSHR, Eq. 6 with the released code's ReLU, upsampling and per-class min-max.
     """
-    used = [weight * min_max(upsample(F.relu(cam), size)) for cam, weight in zip(cams, weights, strict=True) if weight]
+    used = [
+        weight * min_max(upsample(F.relu(cam), size))
+        for cam, weight in zip(cams, weights, strict=True)
+        if weight and cam is not None
+    ]
+    assert len(used) == sum(weight > 0 for weight in weights), "a scale with a weight has a CAM"
     return reduce(torch.add, used)  # without a stack, which would copy all of them
 
 

@@ -255,7 +255,10 @@ class SSHR(DenseMethod):
     @torch.inference_mode()
     def judge(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Fused CAMs (B, C, H, W) and presence (B, C) of images, before the gate."""
-        cams, presence_BC = self.cams(images_BCHW)
+        self.network.eval()
+        used = [weight > 0 for weight in self.config.fusion[:3]]
+        cams = self.network.some(enlarged(images_BCHW, self.config.scale), used)
+        presence_BC = _presence(cams[-1])
         height, width = images_BCHW.shape[2:]
         return sum_min_max(cams, self.config.fusion, (height, width)), presence_BC
 
@@ -264,7 +267,7 @@ class SSHR(DenseMethod):
         """The four CAMs of images, shallow to deep, as the network gives them, and presence (B, C)."""
         self.network.eval()
         cams: Cams = self.network(enlarged(images_BCHW, self.config.scale))
-        return cams, image_logits(cams[-1].float()).sigmoid()
+        return cams, _presence(cams[-1])
 
     def finished_with(self, fusion: Four, thresholds: tuple[float, ...]) -> "SSHR":
         """A method with the same network, whose CAMs are fused and gated otherwise.
@@ -296,6 +299,10 @@ class SSHR(DenseMethod):
         load_state(method.network, state, source="The run's model.safetensors")
         method.pretrained = artefacts.pretrained_of(description, ["weights"])
         return method
+
+
+def _presence(deep_BCHW: Tensor) -> Tensor:
+    return image_logits(deep_BCHW.float()).sigmoid()
 
 
 def halo_px(config: SSHRConfig, tile_px: int) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from counterstain.errors import InputError
+from counterstain.models.smoothing import Smoothing
 
 
 class HFRM(nn.Module):
@@ -58,15 +59,7 @@ class HFRM(nn.Module):
             self.excite = nn.Linear(hidden, low_channels, bias=False)
             self.semantic_scale = nn.Parameter(torch.zeros(1))
         if context:
-            self.smooth = nn.Conv2d(
-                low_channels,
-                low_channels,
-                kernel,
-                padding=kernel // 2,
-                groups=low_channels,
-                bias=False,
-                padding_mode=padding,
-            )
+            self.smooth = Smoothing(low_channels, kernel, padding)
             nn.init.constant_(self.smooth.weight, 1 / kernel**2)
             self.context_scale = nn.Parameter(torch.zeros(1))
 

@@ -7,6 +7,7 @@ Shapes: B images, K classes, C channels, H x W cells of a map.
 Does not know: losses, thresholds, how maps are fused.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -18,6 +19,7 @@ from counterstain.models.groups import ParameterGroups, groups_of
 from counterstain.models.hfrm import HFRM
 
 Cams = tuple[Tensor, Tensor, Tensor, Tensor]
+SomeCams = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,27 @@ class SSHRNetwork(nn.Module):
             (B, K, ceil(H / stride), ceil(W / stride)) for each tap's stride. In training, the deep one is made from
             features of which some are dropped.
         """
+        first_BKHW, second_BKHW, third_BKHW, deep_BKHW = self.some(images_BCHW, (True, True, True))
+        assert first_BKHW is not None
+        assert second_BKHW is not None
+        assert third_BKHW is not None
+        return first_BKHW, second_BKHW, third_BKHW, deep_BKHW
+
+    def some(self, images_BCHW: Tensor, wanted: Sequence[bool]) -> SomeCams:
+        """Likewise, without what nobody looks at.
+
+        Args:
+            images_BCHW: As `forward` takes them.
+            wanted: Whether each shallow map is; the deep one always is.
+
+        Returns:
+            The four maps, None for those that are not wanted.
+        """
         first_BCHW, second_BCHW, third_BCHW, deep_BCHW = self.backbone(images_BCHW)
         shallow = (first_BCHW, self.bn45(second_BCHW), self.bn52(third_BCHW))
         first_BKHW, second_BKHW, third_BKHW = (
-            head(rectify(low_BCHW, deep_BCHW))
-            for low_BCHW, rectify, head in zip(shallow, self.hfrm, self.heads, strict=True)
+            head(rectify(low_BCHW, deep_BCHW)) if is_wanted else None
+            for low_BCHW, rectify, head, is_wanted in zip(shallow, self.hfrm, self.heads, wanted, strict=True)
         )
         return first_BKHW, second_BKHW, third_BKHW, self.deep_head(self.dropout(deep_BCHW))
 
