@@ -58,10 +58,10 @@ def by_fft(images_BCHW: Tensor, weight_C1kk: Tensor, padding: str) -> Tensor:
     """
     reach = weight_C1kk.shape[2] // 2
     if padding == "zeros":
-        smoothed: Tensor = _Convolved.apply(images_BCHW, weight_C1kk)
+        smoothed: Tensor = _Convolved.apply(images_BCHW, weight_C1kk)  # type: ignore[no-untyped-call]
         return smoothed
     padded_BCHW = F.pad(images_BCHW, (reach,) * 4, mode="replicate")
-    around: Tensor = _Convolved.apply(padded_BCHW, weight_C1kk)
+    around: Tensor = _Convolved.apply(padded_BCHW, weight_C1kk)  # type: ignore[no-untyped-call]
     height, width = images_BCHW.shape[2:]
     return around[:, :, reach : reach + height, reach : reach + width]
 
@@ -117,7 +117,8 @@ def quick_length(least: int) -> int:
 
 def kernel_spectrum(weight_C1kk: Tensor, size: tuple[int, int]) -> Tensor:
     """What a transform is multiplied by; (C, rows, columns / 2 + 1) complex."""
-    return torch.fft.rfft2(weight_C1kk[:, 0].flip(1, 2), s=size)
+    spectrum: Tensor = torch.fft.rfft2(weight_C1kk[:, 0].flip(1, 2), s=size)
+    return spectrum
 
 
 def _cut(around_BCHW: Tensor, shape: tuple[int, int], reach: int) -> Tensor:
