@@ -30,11 +30,11 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int,
 
 def test_help_lists_every_verb() -> None:
     done = subprocess.run([sys.executable, "-m", "counterstain", "--help"], capture_output=True, text=True, check=True)
-    for verb in ("doctor", "demo", "synth", "inspect", "train", "predict", "evaluate", "export", "models"):
+    for verb in ("doctor", "bench", "demo", "synth", "inspect", "train", "predict", "evaluate", "export", "models"):
         assert verb in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["doctor", "demo", "inspect", "train", "predict", "evaluate", "export"])
+@pytest.mark.parametrize("verb", ["doctor", "bench", "demo", "inspect", "train", "predict", "evaluate", "export"])
 def test_every_verb_explains_its_flags_and_takes_json(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([verb, "--help"]) == OK
     shown = capsys.readouterr().out

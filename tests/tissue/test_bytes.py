@@ -139,7 +139,7 @@ Corners = tuple[int, int, int, int]
 
 @cache
 def picture(*boxes: tuple[str, Corners, float]) -> np.ndarray:
-    """(1536, 1920, 3) uint8: glass with grainy tissue on it, and stains in boxes (left, top, right, bottom) with a grain."""
+    """(1536, 1920, 3) uint8: glass with grainy tissue on it, and stained boxes (left, top, right, bottom)."""
     rng = np.random.default_rng(5)
     light = np.full((1536, 1920, 3), (240, 238, 243), np.float32)
     strips = [

@@ -20,6 +20,7 @@ def build_app(arguments: list[str]) -> App:
     app = App(name="counterstain", help=_SUMMARY, version=__version__, help_format="markdown")
     for verb, summary in (
         ("doctor", "Check this machine: libraries, processors, memory, slide formats."),
+        ("bench", "Measure this machine: its limits, how near counterstain comes, how long a slide takes."),
         ("demo", "Train on synthetic patches and map a synthetic slide, end to end."),
         ("inspect", "Show what a slide file holds."),
         ("check", "Check a cohort of slides before training: labels, patients, leaks, what gives the class away."),

@@ -5,6 +5,7 @@ Does not know: slides, models.
 
 import os
 import platform
+from dataclasses import fields
 from importlib import metadata
 from typing import Any
 
@@ -39,7 +40,8 @@ _LIBRARIES = [
     "jinja2",
     "psutil",
 ]
-_EXTRAS = {"wsidicom": "dicom", "timm": "timm"}
+_EXTRAS = {"wsidicom": "dicom", "timm": "timm", "onnxruntime": "onnx", "openvino": "openvino"}
+_RUNTIMES = ("onnxruntime", "openvino")
 _LEAST_MEMORY_GIB = 4
 
 
@@ -69,6 +71,11 @@ def _findings() -> dict[str, Any]:
         "system": platform.platform(),
         "cores": os.cpu_count() or 1,
         "threads": None,
+        "network_threads": None,
+        "reader_threads": None,
+        "threads_because": None,
+        "runtime": None,
+        "runtime_because": None,
         "memory_gib": None,
         "memory_free_gib": None,
         "gpus": [],
@@ -78,7 +85,7 @@ def _findings() -> dict[str, Any]:
         "problems": problems,
         "warnings": warnings,
     }
-    for look in (_machine, _torch, _readers):
+    for look in (_machine, _torch, _threads, _runtime, _readers):
         try:
             found |= look()
         except (ImportError, OSError) as error:  # a library that is not there, or whose own libraries are not
@@ -86,6 +93,12 @@ def _findings() -> dict[str, Any]:
     free = found["memory_free_gib"]
     if isinstance(free, float) and free < _LEAST_MEMORY_GIB:
         warnings.append(f"Only {free:.1f} GiB of memory are free; training wants {_LEAST_MEMORY_GIB}.")
+    used = found["network_threads"]
+    if isinstance(used, int) and used > 1 and not _threads_sleep():
+        warnings.append(
+            f"OMP_WAIT_POLICY is {os.environ.get('OMP_WAIT_POLICY') or 'not set'}: waiting threads spin, and beside other "
+            "work networks get 3 to 20 times slower. Set OMP_WAIT_POLICY=PASSIVE before Python starts, or one thread each."
+        )
     return found
 
 
@@ -107,6 +120,47 @@ def _torch() -> dict[str, Any]:
     return {"threads": torch.get_num_threads(), "gpus": gpus}
 
 
+def _threads() -> dict[str, Any]:
+    from counterstain.infer.runtime import available_cores, network_threads, reader_threads
+
+    if "OMP_NUM_THREADS" in os.environ:
+        because = f"OMP_NUM_THREADS is {os.environ['OMP_NUM_THREADS']}"
+    elif _threads_sleep():
+        because = "waiting threads sleep (OMP_WAIT_POLICY=PASSIVE), so networks get every core"
+    else:
+        because = "waiting threads spin, so a core is left to those that read"
+    found = {"network_threads": network_threads(None), "reader_threads": reader_threads(None)}
+    return {**found, "threads_because": f"{available_cores()} cores may be used; {because}"}
+
+
+def _threads_sleep() -> bool:
+    return os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+
+
+def _runtime() -> dict[str, Any]:
+    from counterstain.errors import CounterstainError
+    from counterstain.infer.runtime import choose_runtime
+    from counterstain.infer.settings import PredictSettings
+
+    can_choose = "runtime" in {field.name for field in fields(PredictSettings)}
+    asked: dict[str, str] = {"runtime": "auto"} if can_choose else {}
+    try:
+        chosen = choose_runtime(**asked)
+    except CounterstainError as error:  # the environment may ask for what is not there
+        return {"runtime": None, "runtime_because": str(error)}
+    name = getattr(chosen, "name", "torch")
+    there = [library for library in _RUNTIMES if _version(library)]
+    if chosen.device.type != "cpu":
+        because = "there is a GPU"
+    elif name != "torch":
+        because = "it is installed, and faster on a CPU than torch"
+    elif there:
+        because = f"{' and '.join(there)} is installed, but not what exports networks: pip install 'counterstain[onnx]'"
+    else:
+        because = "no other is installed: pip install 'counterstain[onnx]' makes CPUs about twice as fast"
+    return {"runtime": f"{name} on {chosen.device}, precision {chosen.precision}", "runtime_because": because}
+
+
 def _readers() -> dict[str, Any]:
     from counterstain.slides import READERS
 
@@ -125,6 +179,12 @@ def _show(found: dict[str, Any]) -> None:
         ["counterstain", found["counterstain"]],
         ["Python", f"{found['python']} on {found['system']}"],
         ["processors", f"{found['cores']} cores, torch uses {found['threads'] or 'unknown'} threads"],
+        [
+            "threads",
+            f"{found['network_threads'] or '?'} for networks, {found['reader_threads'] or '?'} that read: "
+            f"{found['threads_because'] or 'unknown'}",
+        ],
+        ["networks run by", f"{found['runtime'] or 'none'}: {found['runtime_because'] or 'unknown'}"],
         ["memory", f"{found['memory_free_gib'] or '?'} of {found['memory_gib'] or '?'} GiB free"],
         ["GPUs", ", ".join(found["gpus"]) or "none: training and prediction run on the processors"],
         ["slide readers", ", ".join(found["readers"]) or "unknown"],

@@ -89,9 +89,8 @@ def saturation(light_HW3: Floats) -> Floats:
         light_HW3: As `transmittance` gives it.
     """
     red, green, blue = planes(light_HW3)
-    least = np.minimum(np.minimum(red, green), blue)
-    result: Floats = 1 - least / np.maximum(np.maximum(red, green), blue)
-    return result
+    shares = np.minimum(np.minimum(red, green), blue) / np.maximum(np.maximum(red, green), blue)
+    return np.subtract(np.float32(1), shares, dtype=np.float32)
 
 
 def planes(image_HW3: npt.NDArray[_Number]) -> list[npt.NDArray[_Number]]:

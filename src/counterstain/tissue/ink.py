@@ -103,10 +103,10 @@ def grown(mask: Mask) -> Mask:
 
 def _rules(density: Floats) -> dict[str, tuple[Mask, Callable[[], Mask]]]:
     """For each ink, where its colour is sure, and what tells where it may be: most slides have none, and never ask."""
-    red, green, blue = planes(density)
-    total = red + (green + blue)
+    parts = planes(density)
+    total: Floats = parts[0] + (parts[1] + parts[2])
     least = np.maximum(total, 1e-3)
-    red, green, blue = red / least, green / least, blue / least
+    red, green, blue = (part / least for part in parts)
     cold, warm = red - green, blue - red
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     surely_red = (warm > 0.3) & (total > 1.0)
