@@ -19,6 +19,11 @@ def test_a_table_holds_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(word in shown for word in ("Scores", "class", "IoU", "tumour", "0.64"))
 
 
+def test_what_stands_in_brackets_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    log.emit_table("Extras", ["extra"], [["pip install counterstain[onnx]"]])
+    assert "counterstain[onnx]" in capsys.readouterr().out
+
+
 def test_without_a_terminal_progress_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

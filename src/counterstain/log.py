@@ -51,7 +51,7 @@ def emit_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         is_numeric = all(row[index][:1].isdigit() or row[index] == "-" for row in rows)
         table.add_column(column, justify="right" if is_numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # plain text: rich would take "[onnx]" for a style
     Console(file=sys.stdout, highlight=False).print(table)
 
 

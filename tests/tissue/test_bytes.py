@@ -154,6 +154,7 @@ def picture(*boxes: tuple[str, Corners, float]) -> np.ndarray:
 
 FOLD = ("purple", (700, 300, 750, 1100), 0.2)
 STROKE = ("blue", (1500, 100, 1740, 1450), 0.02)
+RIM = ("blue", (1450, 200, 1500, 1200), 0.3)
 SMOOTH = ("pink", (1250, 250, 1700, 1200), 0.0)
 
 
@@ -192,14 +193,22 @@ def test_sizes_and_pixels_find_the_same_tissue(quality: int, boxes: tuple, tmp_p
     assert agreement(found.mask, cells_of(find_tissue(slide))) >= 0.95
 
 
-def test_ink_is_told_by_pixels_where_sizes_leave_doubt(tmp_path: Path) -> None:
+def test_a_slide_with_pen_marks_is_left_to_the_pixel_method(tmp_path: Path) -> None:
     slide = written(tmp_path / "slide.tif", picture(STROKE))
-    found = find_tissue(slide, BY_BYTES)
-    assert found.note is None
+    found, by_pixels = find_tissue(slide, BY_BYTES), find_tissue(slide)
+    assert "there are pen marks on it" in str(found.note)
+    assert np.array_equal(found.mask, by_pixels.mask)
     assert found.ink is not None
-    assert found.ink[:, 12:].mean() > 0.3
-    assert not found.mask[:, 11:].any()
-    assert agreement(found.mask, cells_of(find_tissue(slide))) >= 0.95
+    assert found.ink[15:85, 94:108].mean() > 0.8
+
+
+def test_pen_marks_that_may_stay_are_decided_with_the_rest(tmp_path: Path) -> None:
+    slide = written(tmp_path / "slide.tif", picture(RIM))
+    kept = TissueSettings(method="bytes", inks=())
+    found = find_tissue(slide, kept)
+    assert found.note is None
+    assert found.ink is None
+    assert agreement(found.mask, cells_of(find_tissue(slide, TissueSettings(inks=())))) >= 0.95
 
 
 def test_smooth_tissue_that_weighs_as_little_as_glass_is_not_taken_for_it(tmp_path: Path) -> None:

@@ -87,10 +87,12 @@ def find_in_bytes(slide: Slide, view_mpp: float, settings: TissueSettings) -> Ti
     found = Found(cells.tissue.copy(), np.zeros_like(cells.doubt))
     for corner in corners:
         _look(slide, cells, corner, found, (view_mpp, glass, settings))
+    if found.ink.any():
+        return "there are pen marks on it, and over tissue its tiles' sizes don't tell them"
     missed = found.tissue & ~cells.tissue & ~cells.doubt
     if np.count_nonzero(missed) > _MOST_MISSED * len(corners):
         return "stained tissue on it weighs no more than glass"
-    return Tissue(mended(found, cells.pixel, settings), cells.frame, found.ink)
+    return Tissue(mended(found, cells.pixel, settings), cells.frame, found.ink if settings.inks else None)
 
 
 def split_stored(slide: Slide, settings: TissueSettings) -> Cells | str:
@@ -190,7 +192,7 @@ def _look(
     tissue, ink = (
         _shares(mask[inner], px) / cells.parts[part] for mask in (mended(seen, view_pixel, settings), seen.ink)
     )
-    found.tissue[part], found.ink[part] = tissue >= COVERED, ink > 1 / 2
+    found.tissue[part], found.ink[part] = tissue >= COVERED, ink >= COVERED
 
 
 def _shares(mask: Mask, px: int) -> npt.NDArray[np.float64]:
