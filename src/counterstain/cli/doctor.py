@@ -5,7 +5,6 @@ Does not know: slides, models.
 
 import os
 import platform
-from dataclasses import fields
 from importlib import metadata
 from typing import Any
 
@@ -140,25 +139,23 @@ def _threads_sleep() -> bool:
 def _runtime() -> dict[str, Any]:
     from counterstain.errors import CounterstainError
     from counterstain.infer.runtime import choose_runtime
-    from counterstain.infer.settings import PredictSettings
 
-    can_choose = "runtime" in {field.name for field in fields(PredictSettings)}
-    asked: dict[str, str] = {"runtime": "auto"} if can_choose else {}
     try:
-        chosen = choose_runtime(**asked)
+        chosen = choose_runtime(runtime="auto")
     except CounterstainError as error:  # the environment may ask for what is not there
         return {"runtime": None, "runtime_because": str(error)}
-    name = getattr(chosen, "name", "torch")
     there = [library for library in _RUNTIMES if _version(library)]
     if chosen.device.type != "cpu":
         because = "there is a GPU"
-    elif name != "torch":
+    elif chosen.name != "torch":
         because = "it is installed, and faster on a CPU than torch"
+    elif os.environ.get("COUNTERSTAIN_RUNTIME") == "torch":
+        because = "COUNTERSTAIN_RUNTIME asks for it"
     elif there:
         because = f"{' and '.join(there)} is installed, but not what exports networks: pip install 'counterstain[onnx]'"
     else:
         because = "no other is installed: pip install 'counterstain[onnx]' makes CPUs about twice as fast"
-    return {"runtime": f"{name} on {chosen.device}, precision {chosen.precision}", "runtime_because": because}
+    return {"runtime": f"{chosen.name} on {chosen.device}, precision {chosen.precision}", "runtime_because": because}
 
 
 def _readers() -> dict[str, Any]:

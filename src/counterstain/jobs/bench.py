@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -295,26 +296,12 @@ def stitch_ms(patience_s: float = _PATIENCE_S) -> Figure:
 
 def runtimes() -> list[str]:
     """What can run a network here: torch on the CPU, other libraries that are installed, and the GPU."""
-    found = ["torch"]
-    if can_choose_runtime():
-        found += installed_runtimes()
-    return [*found, "GPU"] if torch.cuda.is_available() else found
-
-
-def can_choose_runtime() -> bool:
-    """Whether predictions may be asked to run by another library than torch."""
-    return "runtime" in {field.name for field in fields(PredictSettings)}
-
-
-def installed_runtimes() -> list[str]:
-    """Libraries besides torch that can run networks on a CPU and are installed."""
-    from importlib.util import find_spec
-
-    return [name for name, library in OTHER_RUNTIMES.items() if find_spec(library) is not None]
+    there = [name for name, library in OTHER_RUNTIMES.items() if find_spec(library) is not None]
+    return ["torch", *there, *(["GPU"] if torch.cuda.is_available() else [])]
 
 
 OTHER_RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
-"""Optional libraries that run networks, by the extra that installs each."""
+"""Optional libraries that run networks on a CPU, by the names that settings and extras have for them."""
 
 
 def small_model() -> DenseModel:
@@ -359,11 +346,9 @@ def _beside_limit(entry: NetworkTime, figures: dict[str, Figure]) -> NetworkTime
 
 
 def _runner(model: DenseModel, runtime: str) -> Runner:
-    asked: dict[str, Any] = {"device": "cuda" if runtime == "GPU" else "cpu"}
-    sized: dict[str, Any] = {}
-    if can_choose_runtime():
-        asked["runtime"], sized["tile_px"] = "torch" if runtime == "GPU" else runtime, model.input.tile_px
-    return Runner(model, PredictSettings(**asked), _MAP_STRIDE, **sized)
+    is_gpu = runtime == "GPU"
+    asked: dict[str, Any] = {"device": "cuda" if is_gpu else "cpu", "runtime": "torch" if is_gpu else runtime}
+    return Runner(model, PredictSettings(**asked), _MAP_STRIDE, model.input.tile_px)
 
 
 class _Maps(nn.Module):
