@@ -3,7 +3,8 @@
 Each step is the whole of what `predict` or `encode` asks of a network: uint8 tiles in, maps at a quarter of the resolution
 or embeddings out, gates and fusion included. What must be computed (models/count.py, of the step and not of the network: a
 scale that the fusion leaves out costs nothing) is divided by the CPU time and by the rate of large matrix products, the
-best of torch's and ONNX Runtime's at several sizes, measured in between. Repetitions are interleaved, ratios taken in each.
+best of torch's and ONNX Runtime's at several sizes, measured in between. Repetitions are interleaved, ratios taken within
+each.
 
     python benchmarks/networks.py [--networks scae vgg_mil] [--runtimes torch onnx] [--repeats 5] > result.json
 """

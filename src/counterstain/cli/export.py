@@ -1,4 +1,4 @@
-"""`counterstain export`: a finished map in, files for other tools out.
+"""`counterstain export`: a finished map in, files for other tools out; or a run in, its network as ONNX out.
 
 Does not know: formats.
 """
@@ -19,16 +19,21 @@ def export(
     *,
     formats: Annotated[tuple[str, ...], Parameter(name=["--format", "-f"], consume_multiple=True)] = ("geojson",),
     out: Path | None = None,
+    calibrate: Path | None = None,
     overwrite: bool = False,
     list_formats: Annotated[bool, Parameter(name="--list", negative="")] = False,
     json: bool = False,
 ) -> int:
     """Write finished maps for other tools: QuPath, OME-TIFF viewers, reports. `--list` shows the formats.
 
+    `--format onnx` writes the network of a trained run instead, images in and maps out.
+
     Args:
-        maps: Slides' folders as `predict` wrote them, or their map.zarr.
+        maps: Slides' folders as `predict` wrote them, or their map.zarr; a trained run for ONNX.
         formats: What to write, by name; see --list.
         out: The file, where one map is written in one format; beside the map by default.
+        calibrate: For ONNX in 8-bit integers, which `predict --int8` takes: patches of which the training split shows what
+            ranges features have. What is lost is for you to measure on a validation split.
         overwrite: Replace files that are there.
         list_formats: List the formats and what opens them.
         json: Answer as JSON.
@@ -46,13 +51,33 @@ def export(
         raise InputError("No map was given. Name folders of slides as `counterstain predict` wrote them.")
     if out is not None and (len(maps) != 1 or len(formats) != 1):
         raise InputError(f"--out was given for {len(maps)} maps in {len(formats)} formats; it names one file.")
+    if formats == ("onnx",):
+        written = [str(_network(maps, out, calibrate, overwrite=overwrite))]
+        return _told(written, as_json=json)
+    if calibrate is not None:
+        raise InputError("--calibrate was given, and only a network has that. Pass --format onnx, or leave it out.")
     for name in formats:
         find_writer(name)
     from counterstain.results import SlideMap
 
     opened = [SlideMap.open(path if path.suffix == ".zarr" else path / "map.zarr") for path in maps]
     written = [str(write(name, one, out, overwrite=overwrite)) for one in opened for name in formats]
-    if json:
+    return _told(written, as_json=json)
+
+
+def _network(runs: list[Path], out: Path | None, calibrate: Path | None, *, overwrite: bool) -> Path:
+    from counterstain.data import open_patches
+    from counterstain.export.onnx import export_onnx
+    from counterstain.methods import load_dense_method
+
+    if len(runs) != 1:
+        raise InputError(f"{len(runs)} runs were given; --format onnx writes the network of one.")
+    data = None if calibrate is None else open_patches(calibrate)
+    return export_onnx(load_dense_method(runs[0]), runs[0], out, data, overwrite=overwrite)
+
+
+def _told(written: list[str], *, as_json: bool) -> int:
+    if as_json:
         log.emit_json({"written": written})
     else:
         for path in written:

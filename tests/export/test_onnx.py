@@ -1,0 +1,54 @@
+"""A run's network as ONNX, and in 8-bit integers: what it gives, what it was calibrated on, what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from counterstain.data import PatchDataset
+from counterstain.errors import ExistingOutputError, InputError, MissingFileError
+from counterstain.export.onnx import export_onnx, find_int8, training_tiles
+from counterstain.files import read_json
+from counterstain.infer.int8 import Int8Model, write_int8
+from counterstain.infer.onnx_runtime import open_onnx
+from counterstain.infer.runtime import Runner
+from counterstain.infer.settings import PredictSettings
+from counterstain.methods import SSHR, InputSpec, SSHRConfig
+
+pytest.importorskip("onnxruntime")
+SIDE = 32
+
+
+def method_of(data: PatchDataset) -> SSHR:
+    torch.manual_seed(0)
+    config = SSHRConfig(backbone="tiny", kernels=(3, 3, 3), presence_thresholds=0.0)
+    return SSHR(config, data.classes, InputSpec(SIDE, 0, 1.0))
+
+
+def test_a_run_is_exported_once_and_in_integers_by_its_training_patches(textures: PatchDataset, tmp_path: Path) -> None:
+    method, run = method_of(textures), tmp_path / "run"
+    method.save(run)
+    tiles = training_tiles(textures, SIDE)
+    assert tiles.shape == (24, SIDE, SIDE, 3)
+    path = export_onnx(method, run)
+    shown = torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 255
+    expected = method.predict_maps(shown)
+    torch.testing.assert_close(open_onnx(path, 1)(shown), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ExistingOutputError):
+        export_onnx(method, run)
+    with pytest.raises(MissingFileError, match="--calibrate"):
+        find_int8(run)
+    rough = export_onnx(method, run, data=textures)
+    assert rough == find_int8(run)
+    assert read_json(run / "int8.json")["calibrated_on"] == {"data": textures.name, "split": "train", "tiles": 24}
+    maps = Runner(Int8Model(method, rough, 1), PredictSettings(device="cpu"), 1).run(tiles)
+    off = np.abs(maps - expected.numpy())
+    assert 0 < off.mean() < 0.03
+    with pytest.raises(InputError, match="takes 32 x 32"):
+        Int8Model(method, rough, 1).predict_maps(shown[:, :, :16])
+
+
+def test_few_tiles_are_no_calibration(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="16 or more"):
+        write_int8(None, np.zeros((3, 8, 8, 3), np.uint8), tmp_path / "a.onnx")  # type: ignore[arg-type]
