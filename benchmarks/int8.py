@@ -28,7 +28,7 @@ import torch
 from command import command_given
 from counterstain.data import open_patches
 from counterstain.export.onnx import export_onnx
-from counterstain.infer import PredictSettings
+from counterstain.infer import DenseModel, PredictSettings
 from counterstain.infer.exported import Place, Step, exported, images
 from counterstain.infer.int8 import Int8Model, write_int8
 from counterstain.infer.onnx_runtime import open_onnx
@@ -77,8 +77,9 @@ def loss(folder: Path, epochs: int, tile_px: int, run: Path) -> dict[str, Any]:
     method.fit(data, run, TrainSettings(epochs=epochs, batch_size=16, num_workers=0))
     path = export_onnx(method, run, data=data)
     settings = PredictSettings(device="cpu", num_threads=1, runtime="torch")
+    forms: dict[str, DenseModel] = {"float32": method, "int8": Int8Model(method, path, 1)}
     scores = {}
-    for form, model in {"float32": method, "int8": Int8Model(method, path, 1)}.items():
+    for form, model in forms.items():
         found = evaluate(model, data, "val", settings)
         scores[form] = found.scores.mean_iou
     return {"data": data.name, "split": "val", "mean_iou": scores, "lost": scores["float32"] - scores["int8"]}
