@@ -53,7 +53,7 @@ def measured(path: Path, out: Path, settings: PredictSettings, rounds: int) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", type=int, nargs="+", default=[10240, 30720, 102400])
-    parser.add_argument("--tissue", type=float, default=0.04)
+    parser.add_argument("--tissue", type=float, default=0.1)
     parser.add_argument("--rounds", type=int, default=1)
     given = parser.parse_args()
     settings = PredictSettings(device="cpu", runtime="torch", num_threads=1)

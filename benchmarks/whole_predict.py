@@ -123,16 +123,16 @@ def report(times: dict[str, list[Seconds]], num_tiles: int) -> dict[str, Any]:
     found: dict[str, Any] = {"tiles": num_tiles}
     for place, kind in enumerate(("wall", "cpu")):
         of = {name: [one[place] for one in several] for name, several in times.items()}
-        found[f"{kind}_seconds"] = {name: _spread(values) for name, values in of.items()}
+        found[f"{kind}_seconds"] = {name: spread(values) for name, values in of.items()}
         ratios = [alone / all_of_it for alone, all_of_it in zip(of["network"], of["whole"], strict=True)]
-        found[f"network_over_whole_{kind}"] = _spread(ratios)
+        found[f"network_over_whole_{kind}"] = spread(ratios)
         rest = [all_of_it - alone for alone, all_of_it in zip(of["network"], of["whole"], strict=True)]
-        found[f"{kind}_ms_a_tile_besides_the_network"] = _spread([1e3 * one / num_tiles for one in rest])
+        found[f"{kind}_ms_a_tile_besides_the_network"] = spread([1e3 * one / num_tiles for one in rest])
     found["is_accepted"] = found["network_over_whole_wall"]["median"] >= 0.9
     return found
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def spread(values: list[float]) -> dict[str, float]:
     found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
     return {name: round(value, 4) for name, value in found.items()}
 
