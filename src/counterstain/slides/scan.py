@@ -36,7 +36,7 @@ AHEAD_BYTES = 16 << 20
 """Of windows that are filled before they are asked for. More would leave the processor's cache before they are used."""
 
 _KEPT_BYTES = 64 << 20  # of tiles that a later window needs again
-_UNIT_TILES = 16  # decoded by one thread at a time
+_UNIT_TILES = 8  # decoded by one thread at a time
 _POOLED_STEP = 1 << 16  # bytes: so that memory of nearly the same length is used again
 
 T = TypeVar("T")
@@ -423,6 +423,8 @@ def _ahead(work: _Work, finish: Callable[[int, Filled], T], num_workers: int) ->
     for _ in range(num_workers):
         hands.put(_Hand(work.source))
     executor = ThreadPoolExecutor(num_workers, thread_name_prefix="read-tiles")
+    # Threads of their own: one that waits for the tiles of a window must not be missing where they are decoded.
+    finishers = ThreadPoolExecutor(num_workers, thread_name_prefix="finish-windows")
 
     def do(unit: _Unit) -> None:
         hand = hands.get()
@@ -432,7 +434,7 @@ def _ahead(work: _Work, finish: Callable[[int, Filled], T], num_workers: int) ->
             hands.put(hand)
 
     def finished(number: int, filled: Filled, before: list[Future[None]]) -> T:
-        for future in before:  # submitted earlier, so done or under way
+        for future in before:
             future.result()
         return finish(number, filled)
 
@@ -446,7 +448,7 @@ def _ahead(work: _Work, finish: Callable[[int, Filled], T], num_workers: int) ->
                     break
                 futures = [executor.submit(do, unit) for unit in units]
                 # some of its tiles are decoded along with the window before
-                result = executor.submit(finished, number, filled, last + futures)
+                result = finishers.submit(finished, number, filled, last + futures)
                 under_way.append((result, sum(pane.nbytes for pane in filled.panes)))
                 last = futures
             filled, units = None, []
@@ -455,5 +457,6 @@ def _ahead(work: _Work, finish: Callable[[int, Filled], T], num_workers: int) ->
             yield under_way.popleft()[0].result()
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+        finishers.shutdown(wait=True, cancel_futures=True)
         while not hands.empty():
             hands.get().file.close()
