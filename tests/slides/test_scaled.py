@@ -85,6 +85,21 @@ def test_large_boxes_are_made_in_parts_that_fit_together(tmp_path: Path, monkeyp
     assert (slide.read_scaled(Box(5, 3, 510, 390), Size(170, 130)) == before).all()
 
 
+def test_a_last_tile_of_less_than_a_pixel_is_passed_over(tmp_path: Path) -> None:
+    slide = jpeg_slide(tmp_path / "slide.tif", "444", pixels=scene(Size(257, 195)))
+    for num in (2, 4, 8):
+        size = Size(320 // num, 256 // num)
+        assert np.abs(difference(slide, Box(0, 0, 320, 256), size)).mean() < 2.5
+        frame = Frame(Point(0, 0), num, num, size)
+        side = 64 // num
+        cutter = Cutter(frame, Size(side, side), 8, 0, is_scaled=True)
+        rows = [TileRow(y, tuple(range(0, size.width, side))) for y in range(0, size.height, side)]
+        for batch in cutter.stream(slide, rows):
+            for x, image in zip(batch.xs, batch.images_BHWC, strict=True):
+                alone = slide.read_scaled(frame.to_level0(Box(x, batch.y, side, side)), Size(side, side))
+                assert np.abs(image.astype(int) - alone).max() <= 1
+
+
 @pytest.mark.parametrize("scale", [0.7, 1.0, 1.9])
 def test_what_is_not_much_smaller_is_exact(tmp_path: Path, scale: float) -> None:
     slide = jpeg_slide(tmp_path / "slide.tif")

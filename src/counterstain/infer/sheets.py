@@ -190,7 +190,7 @@ class Press:
             for x in cut.xs:
                 column = (left + x) // self.tile.width
                 if 0 <= row < down and 0 <= column < across:
-                    slots[row * across + column] = slot
+                    slots[row * self.source.level.across + column] = slot
                 slot += 1
         return Pane(0, 0, self.tile, slots, slot)
 

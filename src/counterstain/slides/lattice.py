@@ -48,7 +48,9 @@ class Side:
         """The first level pixel, and the one past the last, that pixels of the frame are made of."""
         if self.factor is not None:
             start = round(self.start) + first * self.factor
-            return start, start + num * self.factor
+            stop = start + num * self.factor
+            # the last pixel of a level that was rounded down stands for what the slide has beyond it
+            return (self.size - 1 if self.size <= start < self.extent else start), stop
         low = math.floor(self.start + first * self.scale) - 1
         high = math.ceil(self.start + (first + num) * self.scale) + 1
         return min(max(low, 0), self.size), min(max(high, 0), self.size)

@@ -163,8 +163,8 @@ class Source:
 
     @cached_property
     def num_tiles(self) -> tuple[int, int]:
-        """Tiles along (y, x)."""
-        return -(-self.level.size.height // self.level.coding.tile.height), self.level.across
+        """Tiles along (y, x) that show something: one that ends the level with less than a pixel, as decoded, does not."""
+        return -(-self.size.height // self.tile.height), -(-self.size.width // self.tile.width)
 
     def span(self, box: Box) -> tuple[slice, slice]:
         """Rows and columns of the tiles that a box touches; empty where it lies beyond the level."""
