@@ -115,6 +115,26 @@ def test_each_stored_tile_is_decoded_once_whatever_the_grid(
     assert max((decoded - again).values()) > 1, "nothing was to be kept"
 
 
+def test_a_kept_tile_may_be_forgotten_by_a_faster_thread(slide: TiffSlide, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = scan_module.Source(slide.path, slide.stored(0))
+    here, there = source.window(Box(0, 0, 64, 64)), source.window(Box(0, 128, 64, 64))
+    work = scan_module._Work(source, [here, there, here, there, here])
+    planned, read = list(work.plan()), scan_module.read_bytes
+    hand, other = scan_module._Hand(source), scan_module._Hand(source)
+
+    def read_after_the_last(*asked: Any) -> dict[int, memoryview]:
+        monkeypatch.setattr(scan_module, "read_bytes", read)
+        work.do(planned[4][1][0], other)
+        return read(*asked)
+
+    with hand.file, other.file:
+        work.do(planned[0][1][0], hand)
+        monkeypatch.setattr(scan_module, "read_bytes", read_after_the_last)
+        work.do(planned[2][1][0], hand)
+    for number in (2, 4):
+        np.testing.assert_array_equal(planned[number][0].panes[0], planned[0][0].panes[0])
+
+
 def test_a_held_image_stays_as_it_is_and_memory_is_used_again(slide: TiffSlide) -> None:
     frame, held, places = frame_of(slide, MPP), [], set()
     for batch in Cutter(frame, Size(56, 56), 1, 0).stream(slide, rows_of(SIZE, 56, 56, 0)[:1] * 40):

@@ -303,14 +303,16 @@ class _Work:
         """Decodes the tiles of a unit into their windows."""
         source = self.source
         level, factor, width = source.level, source.factor, source.tile.width
-        stored = read_bytes(hand.file, level, [tile for tile in unit.tiles if tile not in self._kept])
+        # looked up once: a later window, the last that needs a tile, may be done first and forget it
+        kept_before = {tile: kept for tile in unit.tiles if (kept := self._kept.get(tile)) is not None}
+        stored = read_bytes(hand.file, level, [tile for tile in unit.tiles if tile not in kept_before])
         row = unit.tiles[0] // level.across
         places = [place for filled in unit.windows for place in _places(filled, row, source)]
         x = (unit.tiles[0] - row * level.across) * width
         for tile in unit.tiles:
             targets = [target for place in places if (target := place.target(tile, x)) is not None]
             try:
-                pixels = self._kept.get(tile)
+                pixels = kept_before.get(tile)
                 if pixels is None:
                     into = targets[0][0] if targets[0][1] is None else hand.scratch
                     pixels = level.decoded(stored[tile], tile, factor, into)
