@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from counterstain.data import PatchDataset
-from counterstain.errors import ExistingOutputError, InputError, MissingFileError
+from counterstain.errors import ExistingOutputError, ExportError, InputError, MissingFileError, StaleResultError
 from counterstain.export.onnx import export_onnx, find_int8, training_tiles
 from counterstain.files import read_json
 from counterstain.infer.int8 import Int8Model, write_int8
@@ -47,6 +47,33 @@ def test_a_run_is_exported_once_and_in_integers_by_its_training_patches(textures
     assert 0 < off.mean() < 0.03
     with pytest.raises(InputError, match="takes 32 x 32"):
         Int8Model(method, rough, 1).predict_maps(shown[:, :, :16])
+
+
+def test_integers_of_an_earlier_training_are_refused(textures: PatchDataset, tmp_path: Path) -> None:
+    method, run = method_of(textures), tmp_path / "run"
+    method.save(run)
+    export_onnx(method, run, data=textures)
+    with torch.no_grad():
+        next(method.network.parameters()).mul_(2)
+    method.save(run)
+    with pytest.raises(StaleResultError, match="--overwrite"):
+        find_int8(run)
+    export_onnx(method, run, data=textures, overwrite=True)
+    assert find_int8(run) == run / "int8.onnx"
+
+
+def test_no_file_is_left_of_a_network_that_gives_other_values_nor_lost_to_a_note(
+    textures: PatchDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, run = method_of(textures), tmp_path / "run"
+    method.save(run)
+    (run / "mine.json").write_text("mine")
+    with pytest.raises(ExistingOutputError):
+        export_onnx(method, run, run / "mine.onnx")
+    monkeypatch.setattr("counterstain.infer.exported.TOLERANCE", -1.0)
+    with pytest.raises(ExportError, match="differ from torch's"):
+        export_onnx(method, run)
+    assert not (run / "network.onnx").exists()
 
 
 def test_few_tiles_are_no_calibration(tmp_path: Path) -> None:

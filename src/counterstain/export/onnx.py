@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from counterstain.data.weak import WeakPatches, WeakSettings
-from counterstain.errors import MissingFileError
-from counterstain.files import refuse_overwrite, write_json
+from counterstain.errors import MissingFileError, StaleResultError
+from counterstain.files import atomic, read_json, refuse_overwrite, write_json
 from counterstain.infer.exported import Step, compare, images
 from counterstain.infer.int8 import Tiles, write_int8
 from counterstain.infer.onnx_runtime import open_onnx, write_onnx
@@ -49,14 +49,16 @@ def export_onnx(
         The file.
 
     Raises:
-        ExistingOutputError: When it is there and may not be replaced.
+        ExistingOutputError: When it or its note is there and may not be replaced.
         ExportError: When the network can't be exported.
         InputError: When there are too few patches to calibrate on.
         MissingExtraError: When a library is not installed.
     """
     path = out if out is not None else run / ("network.onnx" if data is None else _INT8)
+    note = path.with_suffix(".json")
     if not overwrite:
         refuse_overwrite(path)
+        refuse_overwrite(note)
     side = method.input.tile_px
     step = Step(method.network.cpu(), method.predict_maps, method.identity()).eval()
     about: dict[str, Any] = {
@@ -67,13 +69,14 @@ def export_onnx(
         "calibrated_on": None,
     }
     if data is None:
-        write_onnx(step, (side, side), path)
-        compare(step, open_onnx(path, 1), images(2, (side, side)))
+        with atomic(path) as temporary:
+            write_onnx(step, (side, side), temporary)
+            compare(step, open_onnx(temporary, 1), images(2, (side, side)))
     else:
         tiles_BHWC = training_tiles(data, side)
         write_int8(step, tiles_BHWC, path)
         about["calibrated_on"] = {"data": data.name, "split": "train", "tiles": len(tiles_BHWC)}
-    write_json(path.with_suffix(".json"), about)
+    write_json(note, about)
     return path
 
 
@@ -89,10 +92,14 @@ def find_int8(run: Path) -> Path:
 
     Raises:
         MissingFileError: When none was exported.
+        StaleResultError: When the run was trained again since.
     """
     path = run / _INT8
-    if not path.exists():
-        raise MissingFileError(
-            f"{run} has no network in int8. Write it: counterstain export {run} --format onnx --calibrate PATCHES."
+    note, remedy = path.with_suffix(".json"), f"counterstain export {run} --format onnx --calibrate PATCHES"
+    if not (path.exists() and note.exists()):
+        raise MissingFileError(f"{run} has no network in int8. Write it: {remedy}.")
+    if read_json(note)["model_digest"] != model_digest(run):
+        raise StaleResultError(
+            f"{path} was made of another model than {run} holds now. Write it again: {remedy} --overwrite."
         )
     return path
