@@ -138,6 +138,18 @@ def test_what_gives_other_values_is_refused_and_not_kept(cache: Path) -> None:
     assert not list(cache.iterdir())
 
 
+def test_without_a_folder_that_can_be_written_torch_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("COUNTERSTAIN_CACHE", str(tmp_path / "file"))
+    monkeypatch.delenv("COUNTERSTAIN_RUNTIME")
+    assert Runner(tiny_sshr(), settings("auto"), 4, tile_px=32).runtime.name == "torch"
+    assert "COUNTERSTAIN_CACHE" in capsys.readouterr().err
+    with pytest.raises(InputError, match="COUNTERSTAIN_CACHE"):
+        Runner(tiny_sshr(), settings("onnx"), 4, tile_px=32)
+
+
 def test_a_comparison_forgives_one_image_a_little_and_all_nothing() -> None:
     step, shown = step_of(), images(5, SIZE)
     right = step(shown).detach()

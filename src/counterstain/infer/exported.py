@@ -100,7 +100,7 @@ def exported(step: Step, size: tuple[int, int], place: Place) -> Run:
         The step as a function of (B, 3, height, width) float32 images on the CPU.
 
     Raises:
-        ExportError: When it can't be exported or run, or gives something else than torch.
+        ExportError: When it can't be exported, kept or run, or gives something else than torch.
         MissingExtraError: When a library is not installed.
     """
     key = key_of(step, size)
@@ -110,7 +110,12 @@ def exported(step: Step, size: tuple[int, int], place: Place) -> Run:
     run = _kept(step, size, path, place)
     if run is None:
         log.say(f"Exporting the network for {place.runtime}, once.")
-        write_onnx(step, size, path)
+        try:
+            write_onnx(step, size, path)
+        except OSError as error:
+            raise ExportError(
+                f"{path.parent} can't be written ({error}); name another folder as COUNTERSTAIN_CACHE."
+            ) from error
         run = OPENERS[place.runtime](path, place.num_threads)
         try:
             compare(step, run, images(_EXPORTED, size))
