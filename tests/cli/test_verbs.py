@@ -257,6 +257,9 @@ def test_a_file_of_somebody_else_is_not_replaced(
     [
         (["--precision", "16", "--device", "cpu"], "Pass --precision 32"),
         (["--map-stride", "5"], "must be a multiple of the stride"),
+        (["--int8"], "--format onnx --calibrate PATCHES"),
+        (["--int8", "--runtime", "torch"], "Leave --device and --runtime out"),
+        (["--int8", "--tile-px", "64"], "Leave --tile-px out"),
         pytest.param(
             ["--device", "cuda"],
             "Pass --device cpu",

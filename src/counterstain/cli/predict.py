@@ -138,10 +138,21 @@ def _in_int8(run: Path, method: "DenseMethod", settings: PredictSettings) -> "tu
     from counterstain.infer.int8 import Int8Model
     from counterstain.methods import model_digest
 
+    if settings.device not in ("auto", "cpu") or settings.runtime not in ("auto", "onnx"):
+        raise InputError(
+            f"--int8 was given with device {settings.device!r} and runtime {settings.runtime!r}; networks in int8 are run "
+            "by ONNX Runtime on a CPU. Leave --device and --runtime out."
+        )
+    if settings.tile_px not in (None, method.input.tile_px):
+        raise InputError(
+            f"--int8 was given with tiles of {settings.tile_px} px; {run} was calibrated for {method.input.tile_px}. Leave "
+            "--tile-px out."
+        )
     path = find_int8(run)
     digest = f"{model_digest(run)} in int8 {whole_hash(path)}"
     # it is its own runtime, on a CPU
-    return Int8Model(method, path, settings.num_threads), digest, replace(settings, device="cpu", runtime="torch")
+    chosen = replace(settings, device="cpu", runtime="torch")
+    return Int8Model(method, path, settings.num_threads), digest, chosen
 
 
 def _check_settings(settings: PredictSettings, method: "DenseMethod") -> None:
