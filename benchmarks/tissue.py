@@ -13,7 +13,6 @@ those that are given. Prints JSON.
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -39,6 +38,7 @@ from counterstain.tiles import GridSettings, TileGrid, grid
 from counterstain.tissue import Tissue, TissueSettings, find_tissue
 from counterstain.tissue.bytes import COVERED
 from counterstain.tissue.stored import split_stored
+from machine import machine_in_words
 from slides import MPP, PERIOD_PX, drawn_plane, write_slide
 
 Drawing = Callable[[ImageDraw.ImageDraw, float], None]
@@ -208,7 +208,7 @@ def main() -> None:
         "claim": "tissue and grid from the sizes of stored tiles, against the pixel method",
         "command": command_given(),
         "date": date.today().isoformat(),
-        "machine": platform.processor() or platform.machine(),
+        "machine": machine_in_words(),
         "covered": COVERED,
         "slides": results,
     }
