@@ -78,9 +78,12 @@ def test_other_resolutions_are_resampled_exactly(slide: TiffSlide, mpp: float) -
     check_pixels(slide, frame, batches, 40, 0 if mpp == 1.0 else 1)
 
 
-def test_a_frame_between_pixels_is_resampled(slide: TiffSlide) -> None:
-    frame = Frame(Point(3.4, 5.25), 1.0, 1.0, Size(400, 300))
-    check_pixels(slide, frame, stream(slide, frame, rows_of(frame.size, 40, 40, 0), 40), 40, 1)
+@pytest.mark.parametrize(("x", "y"), [(3.4, 5.25), (0, 5.25), (0, 0)])
+@pytest.mark.parametrize("scale", [1.0, 1.00001, 1.99999])
+@pytest.mark.parametrize("whole", [Size(450, 320), Size(560, 440)])
+def test_a_frame_between_pixels_is_resampled(slide: TiffSlide, x: float, y: float, scale: float, whole: Size) -> None:
+    frame = Frame(Point(x, y), scale, scale, Size(round(whole.width / scale), round(whole.height / scale)))
+    check_pixels(slide, frame, stream(slide, frame, rows_of(frame.size, 40, 40, -7), 40), 40, 1)
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.66, 1.5])

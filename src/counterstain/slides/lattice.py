@@ -7,7 +7,7 @@ Does not know: files, tiles.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -44,9 +44,14 @@ class Side:
         drift = abs(self.start + self.num * self.scale - round(self.start) - self.num * factor)
         return factor if max(drift, abs(self.start - round(self.start))) <= _WHOLE else None
 
-    def under(self, first: int, num: int) -> tuple[int, int]:
+    def snapped(self, factor: int) -> "Side":
+        """The same side with its pixels on whole ones, which are `factor` of the level's."""
+        return replace(self, start=float(round(self.start)), scale=float(factor))
+
+    def under(self, first: int, num: int, *, is_whole: bool) -> tuple[int, int]:
         """The first level pixel, and the one past the last, that pixels of the frame are made of."""
-        if self.factor is not None:
+        if is_whole:
+            assert self.factor is not None, "a whole number of level pixels lies under each"
             start = round(self.start) + first * self.factor
             stop = start + num * self.factor
             # the last pixel of a level that was rounded down stands for what the slide has beyond it
@@ -87,7 +92,9 @@ class Lattice:
         along_y = Side(
             frame.origin.y / down_y, frame.downsample_y / down_y, frame.size.height, level.height, slide.height / down_y
         )
-        return cls(along_x, along_y)
+        if along_x.factor is None or along_y.factor is None:
+            return cls(along_x, along_y)
+        return cls(along_x.snapped(along_x.factor), along_y.snapped(along_y.factor))
 
     @cached_property
     def is_whole(self) -> bool:
@@ -106,8 +113,8 @@ class Lattice:
 
     def under(self, box: Box) -> Box:
         """The level pixels that a box of the frame is made of; with `is_whole`, also those beyond the level."""
-        left, right = self.x.under(int(box.x), int(box.width))
-        top, bottom = self.y.under(int(box.y), int(box.height))
+        left, right = self.x.under(int(box.x), int(box.width), is_whole=self.is_whole)
+        top, bottom = self.y.under(int(box.y), int(box.height), is_whole=self.is_whole)
         return Box.from_corners(left, top, right, bottom)
 
     def render(self, pixels: Pixels, source: Box, box: Box, into: Pixels) -> None:
