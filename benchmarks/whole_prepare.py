@@ -29,7 +29,7 @@ import torch
 
 from command import command_given
 from counterstain.infer.cells import find_cells
-from counterstain.infer.encode import EncodeSettings, _Step, cell_images, encode_slide
+from counterstain.infer.encode import EncoderStep, EncodeSettings, cell_images, encode_slide
 from counterstain.infer.pool import float_images
 from counterstain.infer.runtime import threads
 from counterstain.methods.scae import SCAEPatchEncoder
@@ -77,7 +77,7 @@ def measured(path: Path, out: Path, rounds: int, num_threads: int | None) -> dic
     slide = open_slide(path, CELL_MPP)
     grid = find_cells(slide)
     batches = [float_images(torch.from_numpy(one.copy())) for one in cell_images(slide, grid, INPUT_PX, 0, settings)]
-    step = _Step(encoder, settings)
+    step = EncoderStep(encoder, settings)
 
     def encode() -> None:
         with torch.inference_mode(), threads(num_threads):
