@@ -27,11 +27,11 @@ import torch
 
 from command import command_given
 from counterstain.data import open_patches
-from counterstain.export.onnx import export_onnx
 from counterstain.infer import DenseModel, PredictSettings
 from counterstain.infer.exported import Place, Step, exported, images
 from counterstain.infer.int8 import Int8Model, write_int8
 from counterstain.infer.onnx_runtime import open_onnx
+from counterstain.jobs.onnx import export_onnx
 from counterstain.methods import SSHR
 from counterstain.models.encoders import PatchEncoder
 from counterstain.report import evaluate

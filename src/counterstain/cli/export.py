@@ -67,7 +67,7 @@ def export(
 
 def _network(runs: list[Path], out: Path | None, calibrate: Path | None, *, overwrite: bool) -> Path:
     from counterstain.data import open_patches
-    from counterstain.export.onnx import export_onnx
+    from counterstain.jobs.onnx import export_onnx
     from counterstain.methods import load_dense_method
 
     if len(runs) != 1:

@@ -133,9 +133,9 @@ def predict(
 
 def _in_int8(run: Path, method: "DenseMethod", settings: PredictSettings) -> "tuple[DenseModel, str, PredictSettings]":
     """The run's network in 8-bit integers, what it is known by, and settings for it."""
-    from counterstain.export.onnx import find_int8
     from counterstain.files import whole_hash
     from counterstain.infer.int8 import Int8Model
+    from counterstain.jobs.onnx import find_int8
     from counterstain.methods import model_digest
 
     if settings.device not in ("auto", "cpu") or settings.runtime not in ("auto", "onnx"):

@@ -8,12 +8,12 @@ import torch
 
 from counterstain.data import PatchDataset
 from counterstain.errors import ExistingOutputError, ExportError, InputError, MissingFileError, StaleResultError
-from counterstain.export.onnx import export_onnx, find_int8, training_tiles
 from counterstain.files import read_json
 from counterstain.infer.int8 import Int8Model, write_int8
 from counterstain.infer.onnx_runtime import open_onnx
 from counterstain.infer.runtime import Runner
 from counterstain.infer.settings import PredictSettings
+from counterstain.jobs.onnx import export_onnx, find_int8, training_tiles
 from counterstain.methods import SSHR, InputSpec, SSHRConfig
 
 pytest.importorskip("onnxruntime")
