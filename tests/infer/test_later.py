@@ -43,3 +43,13 @@ def test_what_was_given_before_the_block_failed_is_done() -> None:
         go.set()
         raise ValueError("the block")
     assert done == [1, 2]
+
+
+def test_what_failed_beside_a_block_that_failed_is_told_with_it() -> None:
+    def fail() -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(ValueError, match="the block") as failed, Later(5) as later:
+        later.do(fail)
+        raise ValueError("the block")
+    assert "disk full" in failed.value.__notes__[0]

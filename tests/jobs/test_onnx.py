@@ -42,7 +42,9 @@ def test_a_run_is_exported_once_and_in_integers_by_its_training_patches(textures
     rough = export_onnx(method, run, data=textures)
     assert rough == find_int8(run)
     assert read_json(run / "int8.json")["calibrated_on"] == {"data": textures.name, "split": "train", "tiles": 24}
-    maps = Runner(Int8Model(method, rough, 1), PredictSettings(device="cpu"), 1).run(tiles)
+    runner = Runner(Int8Model(method, rough, 1), PredictSettings(device="cpu"), 1)
+    assert runner.described == {"device": "cpu", "precision": "int8", "runtime": "onnx"}
+    maps = runner.run(tiles)
     off = np.abs(maps - expected.numpy())
     assert 0 < off.mean() < 0.03
     with pytest.raises(InputError, match="takes 32 x 32"):

@@ -5,7 +5,7 @@ Every `DenseMethod` fits; so does anything else with these four members.
 Does not know: methods, slides, files.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -49,3 +49,12 @@ class DenseModel(Protocol):
 
     def predict_maps(self, images_BCHW: Tensor) -> Tensor:
         """(B, classes, H, W) probabilities of float32 RGB images in [0, 1], of any height and width."""
+
+
+@runtime_checkable
+class RunsItself(Protocol):
+    """A model whose maps another library makes, whatever the settings say: results tell of it as it tells of itself."""
+
+    @property
+    def runs(self) -> dict[str, str]:
+        """Its "precision" and "runtime"."""

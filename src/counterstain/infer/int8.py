@@ -146,6 +146,11 @@ class Int8Model:
         self.classes, self.input, self.network = model.classes, model.input, nn.Identity()
         self._run = open_onnx(path, network_threads(num_threads))
 
+    @property
+    def runs(self) -> dict[str, str]:
+        """What results tell of it."""
+        return {"precision": "int8", "runtime": "onnx"}
+
     def predict_maps(self, images_BCHW: Tensor) -> Tensor:
         """(B, classes, tile_px, tile_px) probabilities of float32 RGB images in [0, 1].
 

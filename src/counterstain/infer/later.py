@@ -49,3 +49,6 @@ class Later:
         if error is None:
             for future in self._pending:
                 future.result()
+            return
+        for problem in filter(None, (future.exception() for future in self._pending)):
+            error.add_note(f"What was given before failed too: {problem!r}")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from counterstain import log
 from counterstain.errors import ExportError, InputError, MissingExtraError
-from counterstain.infer.dense import DenseModel, TileInput
+from counterstain.infer.dense import DenseModel, RunsItself, TileInput
 from counterstain.infer.exported import Identified, Place, Step, exported
 from counterstain.infer.onnx_runtime import Run
 from counterstain.infer.pool import float_images, pooled_gray, pooled_maps
@@ -31,7 +31,8 @@ from counterstain.infer.settings import PredictSettings, RuntimeName
 from counterstain.infer.tta import AveragedViews
 from counterstain.results import Classes
 
-_NEEDED = {"onnx": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "onnx", "onnxscript")}
+NEEDED = {"onnx": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "onnx", "onnxscript")}
+"""The libraries that run networks on a CPU beside torch, the preferred first, and what each is made of."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,11 @@ def _library(wanted: str, device: torch.device) -> str:
     if wanted not in known:
         raise InputError(f"Runtime {wanted!r} was given; expected one of {', '.join(known)}.")
     if wanted == "auto":
-        there = [name for name, needed in _NEEDED.items() if all(map(find_spec, needed))]
+        there = [name for name, needed in NEEDED.items() if all(map(find_spec, needed))]
         return there[0] if there and device.type == "cpu" else "torch"
     if wanted != "torch" and device.type != "cpu":
         raise InputError(f"Runtime {wanted!r} was given for {device}; it runs on a CPU here. Pass --runtime torch.")
-    for library in _NEEDED.get(wanted, ()):
+    for library in NEEDED.get(wanted, ()):
         if find_spec(library) is None:
             raise MissingExtraError(library, wanted, f"Runtime {wanted!r}")
     return wanted
@@ -285,7 +286,14 @@ class Runner:
 
         self.runtime, elsewhere = or_torch(runtime, settings.runtime, make)
         self._model = AveragedViews(elsewhere or model, settings.tta)
+        self._own = model.runs if isinstance(model, RunsItself) else {}
         self._map_stride, self._with_gray = map_stride, bool(settings.white_background)
+
+    @property
+    def described(self) -> dict[str, str]:
+        """What maps are made with: device, precision and runtime, for people to read."""
+        runtime = self.runtime
+        return {"device": str(runtime.device), "precision": runtime.precision, "runtime": runtime.name, **self._own}
 
     @property
     def num_channels(self) -> int:

@@ -88,9 +88,10 @@ class Cutter:
             return
         source, lattice, level = direct
         press = Press(source, lattice, self.tile, self.batch_size, partial(slide.damaged_tile, level))
-        for cut, images in _pressed(press, rows, self.num_workers):
-            yield Batch(cut.row, cut.y, cut.xs, images)
-            del images
+        with closing(_pressed(press, rows, self.num_workers)) as pressed:
+            for cut, images in pressed:
+                yield Batch(cut.row, cut.y, cut.xs, images)
+                del images
 
     def _asked(self, slide: Slide, rows: Iterable[TileRow]) -> Iterator[Batch]:
         """Batches read from a slide that is asked for boxes."""
@@ -134,7 +135,10 @@ class Cutter:
         return Batch(task.row, task.y, task.xs, images)
 
 
-def _pressed(press: Press, rows: Iterable[TileRow], num_workers: int) -> Iterator[tuple[Cut, npt.NDArray[np.uint8]]]:
+_Images = tuple[Cut, npt.NDArray[np.uint8]]
+
+
+def _pressed(press: Press, rows: Iterable[TileRow], num_workers: int) -> Generator[_Images, None, None]:
     sheets = list(press.plan(rows))
     windows = [sheet.window for sheet in sheets]
     results = scan(press.source, windows, lambda number, filled: press.printed(sheets[number], filled), num_workers)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from counterstain.errors import CounterstainError, InputError
 from counterstain.geometry import Box, Mpp, Size
 from counterstain.infer.dense import DenseModel
-from counterstain.infer.runtime import Runner, available_cores, network_threads, reader_threads, threads
+from counterstain.infer.runtime import NEEDED, Runner, available_cores, network_threads, reader_threads, threads
 from counterstain.infer.settings import PredictSettings, tile_sizes
 from counterstain.infer.stitch import Stitcher, window
 from counterstain.infer.stream import Cutter
@@ -296,12 +296,8 @@ def stitch_ms(patience_s: float = _PATIENCE_S) -> Figure:
 
 def runtimes() -> list[str]:
     """What can run a network here: torch on the CPU, other libraries that are installed, and the GPU."""
-    there = [name for name, library in OTHER_RUNTIMES.items() if find_spec(library) is not None]
+    there = [name for name, needed in NEEDED.items() if all(map(find_spec, needed))]
     return ["torch", *there, *(["GPU"] if torch.cuda.is_available() else [])]
-
-
-OTHER_RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
-"""Optional libraries that run networks on a CPU, by the names that settings and extras have for them."""
 
 
 def small_model() -> DenseModel:

@@ -194,7 +194,7 @@ def scan(
         source: Where tiles come from.
         windows: What is wanted; neighbours should follow one another.
         finish: Called in a worker with the number of each window and its pixels, when it is filled.
-        num_workers: Threads that decode ahead; 0 decodes when a window is asked for.
+        num_workers: Threads that decode ahead, and as many that call `finish`; 0 does both when a window is asked for.
     """
     work = _Work(source, windows)
     if num_workers == 0:
@@ -422,8 +422,6 @@ def _here(work: _Work, finish: Callable[[int, Filled], T]) -> Iterator[T]:
 def _ahead(work: _Work, finish: Callable[[int, Filled], T], num_workers: int) -> Iterator[T]:
     """As `_here`, with units done by threads, before they are asked for."""
     hands: SimpleQueue[_Hand] = SimpleQueue()
-    for _ in range(num_workers):
-        hands.put(_Hand(work.source))
     executor = ThreadPoolExecutor(num_workers, thread_name_prefix="read-tiles")
     # Threads of their own: one that waits for the tiles of a window must not be missing where they are decoded.
     finishers = ThreadPoolExecutor(num_workers, thread_name_prefix="finish-windows")
@@ -443,6 +441,8 @@ def _ahead(work: _Work, finish: Callable[[int, Filled], T], num_workers: int) ->
     under_way: deque[tuple[Future[T], int]] = deque()
     plan, last = enumerate(work.plan()), list[Future[None]]()
     try:
+        for _ in range(num_workers):
+            hands.put(_Hand(work.source))
         while True:
             while len(under_way) < 2 or sum(num_bytes for _, num_bytes in under_way) < AHEAD_BYTES:
                 number, (filled, units) = next(plan, (-1, (None, [])))
