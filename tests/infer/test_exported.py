@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 import torch
 from torch import Tensor, nn
 
-from counterstain.errors import ExportError, InputError, MissingExtraError, StaleResultError
+from counterstain.errors import DamagedSlideError, ExportError, InputError, MissingExtraError, StaleResultError
+from counterstain.files import read_json
+from counterstain.geometry import Box, Size
 from counterstain.infer import exported
 from counterstain.infer.cache import cache_folder, drop_oldest
 from counterstain.infer.encode import EncodeSettings, encode_slide
@@ -21,7 +25,7 @@ from counterstain.models.encoders import backbone_encoder
 from counterstain.results import Classes
 from counterstain.slides import open_slide
 from counterstain.testing.encoding import CELLS, CPU, write_tissue
-from counterstain.testing.planted import PlantedModel
+from counterstain.testing.planted import ArraySlide, PlantedModel, PlantedSettings, plant
 
 pytest.importorskip("onnxruntime")
 ONNX = Place("onnx", 1)
@@ -257,6 +261,35 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
     drop_oldest(tmp_path, most_bytes=1)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+class CutOff(ArraySlide):
+    """Can't be decoded below a row, as long as its class says so."""
+
+    first_bad_row = 10**9
+
+    def _decode(self, handle: Any, level: int, box: Box) -> Any:
+        if box.bottom > self.first_bad_row:
+            raise DamagedSlideError("cut off")
+        return super()._decode(handle, level, box)
+
+
+def test_a_map_that_was_interrupted_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    regions = [("stroma", shapely.box(20, 20, 290, 390))]
+    path, method = plant(tmp_path / "a.planted", PlantedSettings(Size(300, 400), 1.0), regions).path, tiny_sshr()
+    chosen = settings("onnx", chunk_px=16, batch_size=3)
+    predict_slide(CutOff(path), method, tmp_path / "whole", chosen, "1")
+    monkeypatch.setattr(CutOff, "first_bad_row", 300)
+    with pytest.raises(DamagedSlideError):
+        predict_slide(CutOff(path), method, tmp_path / "out", chosen, "1")
+    assert read_json(tmp_path / "out" / "map.zarr" / "zarr.json")["attributes"]["bands_done"] > 0
+    monkeypatch.setattr(CutOff, "first_bad_row", 10**9)
+    predict_slide(CutOff(path), method, tmp_path / "out", chosen, "1")
+    whole, resumed = (
+        {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        for folder in (tmp_path / "whole" / "map.zarr", tmp_path / "out" / "map.zarr")
+    )
+    assert whole == resumed
 
 
 @pytest.mark.slow
