@@ -18,6 +18,12 @@ from counterstain.testing.textures import write_textures
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is kept for later runs lies in a folder of the tests', and the user's own is left alone."""
+    os.environ["COUNTERSTAIN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real slides and images; without it the test is skipped."""

@@ -12,6 +12,7 @@ FLOORS = {
     "__version__": 0,
     "geometry": 0.5,
     "files": 0.5,
+    "cache": 0.5,
     "results": 1,
     "layouts": 1.5,
     "settings": 1,

@@ -14,7 +14,6 @@ from counterstain.errors import DamagedSlideError, ExportError, InputError, Miss
 from counterstain.files import read_json
 from counterstain.geometry import Box, Size
 from counterstain.infer import exported
-from counterstain.infer.cache import cache_folder, drop_oldest
 from counterstain.infer.encode import EncodeSettings, encode_slide
 from counterstain.infer.exported import TOLERANCE, Place, Step, compare, images, key_of
 from counterstain.infer.predict import predict_slide
@@ -234,33 +233,6 @@ def test_runtimes_that_are_none_or_not_installed_are_refused(monkeypatch: pytest
     assert choose_runtime("cpu", "auto", "auto").name == "torch"
     with pytest.raises(MissingExtraError, match=r"counterstain\[onnx\]"):
         choose_runtime("cpu", "auto", "onnx")
-
-
-def test_the_cache_lies_where_the_system_keeps_such_things(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert cache_folder("a") == tmp_path / "cache" / "a"
-    monkeypatch.delenv("COUNTERSTAIN_CACHE")
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder("a") == tmp_path / "counterstain" / "a"
-    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
-    assert cache_folder("a") == Path.home() / ".cache" / "counterstain" / "a"
-    monkeypatch.setattr("sys.platform", "darwin")
-    assert cache_folder("a") == Path.home() / "Library" / "Caches" / "counterstain" / "a"
-    monkeypatch.setattr("sys.platform", "win32")
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
-    assert cache_folder("a") == tmp_path / "counterstain" / "cache" / "a"
-
-
-def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
-    import os
-
-    for place, name in enumerate("abcd"):
-        (tmp_path / name).write_bytes(bytes(10))
-        os.utime(tmp_path / name, (100 - place, 100 - place))
-    drop_oldest(tmp_path, most_bytes=25)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
-    drop_oldest(tmp_path, most_bytes=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 class CutOff(ArraySlide):

@@ -81,6 +81,23 @@ def test_fitting_a_finished_run_again_takes_it_as_it_is(textures: PatchDataset, 
     assert all(torch.equal(a, b) for a, b in zip(first.network.parameters(), again.network.parameters(), strict=True))
 
 
+def test_training_is_the_same_from_files_and_from_decoded_patches(
+    textures: PatchDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COUNTERSTAIN_CACHE", str(tmp_path / "cache"))
+    seen = []
+    for name, most in (
+        ("decoded", "0"),
+        ("kept", "1"),
+    ):  # the second fills in its first epoch, and is served in the next
+        monkeypatch.setenv("COUNTERSTAIN_PATCH_CACHE_GIB", most)
+        created(textures).fit(textures, tmp_path / name, TRAINING)
+        files = ("model.safetensors", "losses.csv", "run.json")
+        seen.append([(tmp_path / name / file).read_bytes() for file in files])
+        assert (tmp_path / "cache").exists() == (name == "kept")
+    assert seen[0] == seen[1]
+
+
 def test_a_run_of_other_settings_is_not_gone_on_with(textures: PatchDataset, tmp_path: Path) -> None:
     created(textures).fit(textures, tmp_path, TRAINING)
     with pytest.raises(StaleResultError, match="other settings"):

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 import counterstain
 from counterstain import log
+from counterstain.cache import cache_folder, drop_oldest, mark_used
 from counterstain.errors import ExportError
 from counterstain.files import settings_hash
-from counterstain.infer.cache import cache_folder, drop_oldest, mark_used
 from counterstain.infer.onnx_runtime import OPSET, Run, open_onnx, write_onnx
 from counterstain.infer.openvino_runtime import open_openvino
 from counterstain.models.weights import digest

@@ -83,7 +83,7 @@ def export_onnx(
 def training_tiles(data: "PatchDataset", tile_px: int) -> Tiles:
     """Patches of the training split, evenly spread over it: (N, tile_px, tile_px, 3) uint8, at most `MOST_TILES`."""
     records = data.split("train")
-    patches = WeakPatches(records[:: -(-len(records) // MOST_TILES)], WeakSettings(patch_px=tile_px))
+    patches = WeakPatches(records[:: -(-len(records) // MOST_TILES)], WeakSettings(patch_px=tile_px, cache="off"))
     return np.stack([patches[number][0].permute(1, 2, 0).numpy() for number in range(len(patches))])
 
 

@@ -1,4 +1,4 @@
-"""A folder of this user's for what can be made again: exported networks.
+"""A folder of this user's for what can be made again: exported networks, decoded patches.
 
 The largest that it grows to is fixed; what was not used for longest goes first. Another folder is named by the environment
 variable COUNTERSTAIN_CACHE.
