@@ -86,7 +86,7 @@ def measured(records: list[PatchRecord], side: int, epochs: int, rounds: int, nu
             os.environ["COUNTERSTAIN_CACHE"] = folder
             for name, task in tasks.items():
                 seen[name].append(task())
-    tree = {
+    tree: dict[str, Any] = {
         name: {
             f"epoch_{epoch + 1}" if not num_workers else f"epochs_1_to_{epochs}": {
                 figure: summary([taken[epoch][figure] for taken in runs]) for figure in runs[0][0]

@@ -105,7 +105,8 @@ def _moved(images_BCHW: Tensor, moves_B3: Tensor) -> Tensor:
     moved_BCHW = torch.empty_like(images_BCHW)
     for move in torch.unique(moves_B3, dim=0).tolist():
         turns, mirrored, upside_down = move
-        chosen = (moves_B3 == torch.tensor(move)).all(dim=1).to(images_BCHW.device)
+        # numbers, not flags: a device would have to wait for itself to count the flags
+        chosen = (moves_B3 == torch.tensor(move)).all(dim=1).nonzero()[:, 0].to(images_BCHW.device)
         part = torch.rot90(images_BCHW[chosen], turns, dims=(2, 3))
         axes = [axis for axis, is_on in ((3, mirrored), (2, upside_down)) if is_on]
         moved_BCHW[chosen] = torch.flip(part, axes) if axes else part

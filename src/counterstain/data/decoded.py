@@ -70,7 +70,7 @@ class DecodedPatches:
         mark = int(marks_N[index])
         if not mark:
             return None
-        pixels_CHW = pixels_NCHW[index].copy()
+        pixels_CHW: Pixels = pixels_NCHW[index].copy()
         if not self._is_checked[index]:
             if mark != _mark_of(pixels_CHW):
                 return None
