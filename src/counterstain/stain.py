@@ -98,8 +98,8 @@ def jitter_hed(
         )
     # Drawn on the CPU, so that a seed means the same on every device.
     uniform = torch.rand((2, images_BCHW.shape[0], 3, 1, 1), generator=generator, dtype=torch.float64) * 2 - 1
-    factors = (1 + sigma * uniform[0]).to(images_BCHW)
-    shifts = (sigma_shift * uniform[1]).to(images_BCHW)
+    factors = (1 + sigma * uniform[0]).to(images_BCHW, non_blocking=True)
+    shifts = (sigma_shift * uniform[1]).to(images_BCHW, non_blocking=True)
     densities_BCHW = rgb_to_od(images_BCHW)
     weight_B1HW = torch.expm1(-_STEEPNESS * densities_BCHW.mean(1, keepdim=True)).square()
     stains_BCHW = _mixed(densities_BCHW, _RGB_TO_HED)
@@ -108,6 +108,6 @@ def jitter_hed(
 
 def _mixed(channels_BCHW: Tensor, matrix: Tensor) -> Tensor:
     """Each pixel's channels, as a row, times a matrix."""
-    weights = matrix.to(channels_BCHW)
+    weights = matrix.to(channels_BCHW, non_blocking=True)
     with torch.autocast(channels_BCHW.device.type, enabled=False):  # 8 bits of a density are steps of a grey value
         return torch.einsum("bchw,cd->bdhw", channels_BCHW, weights)

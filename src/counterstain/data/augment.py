@@ -105,8 +105,9 @@ def _moved(images_BCHW: Tensor, moves_B3: Tensor) -> Tensor:
     moved_BCHW = torch.empty_like(images_BCHW)
     for move in torch.unique(moves_B3, dim=0).tolist():
         turns, mirrored, upside_down = move
-        # numbers, not flags: a device would have to wait for itself to count the flags
-        chosen = (moves_B3 == torch.tensor(move)).all(dim=1).nonzero()[:, 0].to(images_BCHW.device)
+        # numbers, not flags, which a device is waited for to count
+        chosen = (moves_B3 == torch.tensor(move)).all(dim=1).nonzero()[:, 0]
+        chosen = chosen.to(images_BCHW.device, non_blocking=True)
         part = torch.rot90(images_BCHW[chosen], turns, dims=(2, 3))
         axes = [axis for axis, is_on in ((3, mirrored), (2, upside_down)) if is_on]
         moved_BCHW[chosen] = torch.flip(part, axes) if axes else part

@@ -16,7 +16,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,6 +196,7 @@ def _callbacks(run: Path, settings: TrainSettings, counter: log.Counter) -> "lis
 
         def __init__(self) -> None:
             self._losses: list[tuple[int, float]] = []
+            self._coming: tuple[int, Callable[[], float]] | None = None
             self._epoch_start = 0.0
 
         def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
@@ -214,16 +215,25 @@ def _callbacks(run: Path, settings: TrainSettings, counter: log.Counter) -> "lis
         def on_train_batch_end(
             self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
         ) -> None:
-            loss = float(outputs["loss"])
+            # The loss of the step before: a GPU that was waited for at each step would stand idle until the next.
+            self._note(trainer)
+            self._coming = (trainer.global_step, _coming(outputs["loss"]))
+
+        def _note(self, trainer: "Trainer") -> None:
+            if self._coming is None:
+                return
+            (step, arrived), self._coming = self._coming, None
+            loss = arrived()
             if not math.isfinite(loss):
                 raise DivergedError(
-                    f"The loss became {loss} at step {trainer.global_step}. Lower the learning rate, or train "
-                    "in another folder with --precision 32."
+                    f"The loss became {loss} at step {step}. Lower the learning rate, or train in another folder with "
+                    "--precision 32."
                 )
-            self._losses.append((trainer.global_step, loss))
+            self._losses.append((step, loss))
             counter.advance(note=f"epoch {trainer.current_epoch + 1}/{settings.epochs}, loss {loss:.3f}")
 
         def on_train_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+            self._note(trainer)
             # The checkpoint comes last: killed in between, the epoch is trained again and its losses replaced.
             if trainer.is_global_zero and self._losses:
                 _append_losses(run / "losses.csv", self._losses)
@@ -232,6 +242,21 @@ def _callbacks(run: Path, settings: TrainSettings, counter: log.Counter) -> "lis
             self._losses = []
 
     return [Keeper()] if stopper is None else [stopper, Keeper()]
+
+
+def _coming(loss: torch.Tensor) -> Callable[[], float]:
+    """A loss on its way from its device. Asked for, it waits for its own step and not for what was begun since."""
+    if loss.device.type != "cuda":
+        value = float(loss)
+        return lambda: value
+    copied, is_there = loss.detach().to("cpu", non_blocking=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
+    is_there.record()
+
+    def arrived() -> float:
+        is_there.synchronize()
+        return float(copied)
+
+    return arrived
 
 
 def _save_checkpoint(trainer: "Trainer", path: Path) -> None:
