@@ -23,8 +23,10 @@ from counterstain.methods import METHODS, SSHR, InputSpec, SSHRConfig
 from counterstain.models.encoders import backbone_encoder
 from counterstain.results import Classes
 from counterstain.slides import open_slide
+from counterstain.slides.base import frame_of
 from counterstain.testing.encoding import CELLS, CPU, write_tissue
 from counterstain.testing.planted import ArraySlide, PlantedModel, PlantedSettings, plant
+from counterstain.tissue import Tissue
 
 pytest.importorskip("onnxruntime")
 ONNX = Place("onnx", 1)
@@ -249,14 +251,15 @@ class CutOff(ArraySlide):
 def test_a_map_that_was_interrupted_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     regions = [("stroma", shapely.box(20, 20, 290, 390))]
     path, method = plant(tmp_path / "a.planted", PlantedSettings(Size(300, 400), 1.0), regions).path, tiny_sshr()
-    chosen = settings("onnx", chunk_px=16, batch_size=3)
-    predict_slide(CutOff(path), method, tmp_path / "whole", chosen, "1")
+    chosen, frame = settings("onnx", chunk_px=16, batch_size=3), frame_of(ArraySlide(path), 16.0)
+    tissue = Tissue(np.ones(frame.size.shape, np.bool_), frame)
+    predict_slide(CutOff(path), method, tmp_path / "whole", chosen, "1", tissue)
     monkeypatch.setattr(CutOff, "first_bad_row", 300)
     with pytest.raises(DamagedSlideError):
-        predict_slide(CutOff(path), method, tmp_path / "out", chosen, "1")
+        predict_slide(CutOff(path), method, tmp_path / "out", chosen, "1", tissue)
     assert read_json(tmp_path / "out" / "map.zarr" / "zarr.json")["attributes"]["bands_done"] > 0
     monkeypatch.setattr(CutOff, "first_bad_row", 10**9)
-    predict_slide(CutOff(path), method, tmp_path / "out", chosen, "1")
+    predict_slide(CutOff(path), method, tmp_path / "out", chosen, "1", tissue)
     whole, resumed = (
         {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
         for folder in (tmp_path / "whole" / "map.zarr", tmp_path / "out" / "map.zarr")
