@@ -16,6 +16,7 @@ from counterstain.slides import TiffSlide
 from counterstain.slides import scan as scan_module
 from counterstain.slides import stored as stored_module
 from counterstain.slides.base import frame_of
+from counterstain.slides.lattice import Side
 from counterstain.testing.slide_files import TiffDialect, tiles_of, write_raw_tiles, write_tiff
 from counterstain.testing.slide_pixels import scene
 from counterstain.tiles import TileRow
@@ -175,3 +176,14 @@ def test_tiles_that_were_left_out_are_white(tmp_path: Path) -> None:
         batches = stream(slide, frame, rows_of(Size(256, 256), tile, tile, 0), tile)
         check_pixels(slide, frame, batches, tile, 0)
     assert (slide.read_resized(Box(64, 64, 64, 64), Size(64, 64)) == 255).all()
+
+
+@pytest.mark.parametrize("start", [0.0, 64 - 1e-9, 64 + 1e-9])
+def test_cells_that_end_where_a_stored_tile_ends_need_no_neighbour(start: float) -> None:
+    side = Side(start, 8 / 7, 56 * 5, 531, 531.0)
+    assert [side.under(56 * cell, 56, is_whole=False) for cell in range(3)] == [
+        (round(start) + 64 * cell, round(start) + 64 * (cell + 1)) for cell in range(3)
+    ]
+    for cell in range(3):
+        axis = side.axis(56 * cell, 56)
+        assert (axis.first, axis.last) == side.under(56 * cell, 56, is_whole=False)

@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from counterstain.geometry import Box, Frame, Size
-from counterstain.slides.resample import Axis, Pixels, axis_of, reduce, resample
+from counterstain.slides.resample import NOTHING, Axis, Pixels, axis_of, reduce, resample
 
 _WHOLE = 1 / 64  # level pixels: frames whose edges lie this close to whole pixels are not resampled
 _TOLERANCE = 1e-6
@@ -56,9 +56,14 @@ class Side:
             stop = start + num * self.factor
             # the last pixel of a level that was rounded down stands for what the slide has beyond it
             return (self.size - 1 if self.size <= start < self.extent else start), stop
-        low = math.floor(self.start + first * self.scale) - 1
-        high = math.ceil(self.start + (first + num) * self.scale) + 1
-        return min(max(low, 0), self.size), min(max(high, 0), self.size)
+        low, high = self.start + first * self.scale, self.start + (first + num) * self.scale
+        if self.scale < 1:  # neighbours of the outermost, too
+            low, high = low - 1, high + 1
+        elif self.size <= low < self.extent:
+            low = self.size - 1  # the last pixel is stretched to where the slide ends
+        # an edge between tiles that rounding moved would have one more of them decoded
+        left, right = math.floor(low + NOTHING), math.ceil(high - NOTHING)
+        return min(max(left, 0), self.size), min(max(right, 0), self.size)
 
     def inside(self) -> tuple[int, int]:
         """The first pixel of the frame, and the one past the last, that lie wholly on the slide."""

@@ -23,6 +23,9 @@ from scipy import sparse
 Pixels = npt.NDArray[np.uint8]
 
 _WHITE = 255.0
+NOTHING = 1e-6
+"""Of a source pixel: so little of it counts as the pixel beside it."""
+_LEAST = 1.5 * NOTHING
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +68,7 @@ def axis_of(start: float, scale: float, num: int, size: int, extent: float, firs
     reach = _areas if scale >= 1 else _neighbours
     index, weight = reach(edges, low, high, size)
     weight *= coverage[:, None] / np.maximum(weight.sum(1, keepdims=True), 1e-12)
-    used = index[weight > 0]
+    used = index[weight > _LEAST]
     lowest, past = (int(used.min()), int(used.max()) + 1) if used.size else (0, 0)
     columns = np.clip(index - lowest, 0, max(past - lowest - 1, 0))
     starts = np.arange(0, index.size + 1, index.shape[1])
@@ -143,7 +146,7 @@ class _Block:
     Args:
         outputs: Which.
         sources: Of the axis' own, counted from its first.
-        weights: (outputs, sources) float32, whole numbers.
+        weights: (outputs, sources) float32, whole numbers by a power of two, as what they are applied to needs them.
     """
 
     outputs: slice
@@ -161,6 +164,7 @@ def _parts(num: int) -> list[slice]:
 
 @lru_cache(maxsize=64)
 def _blocks(axis: Axis, length: int, first: int, past: int) -> tuple[_Block, ...]:
+    """Blocks whose products are sixteenths of pixels."""
     shape = axis.coverage.size, _taps(axis)
     index, weight = axis.weights.indices.reshape(shape), axis.weights.data.reshape(shape)
     blocks = []
@@ -174,19 +178,19 @@ def _blocks(axis: Axis, length: int, first: int, past: int) -> tuple[_Block, ...
         dense = np.zeros((len(whole), high - low), np.float32)
         places = np.arange(len(whole))[:, None], np.clip(index[part] - low, 0, high - low - 1)
         np.add.at(dense, places, np.where(whole > 0, whole, 0))
-        blocks.append(_Block(part, slice(low, high), dense))
+        blocks.append(_Block(part, slice(low, high), dense * (_BETWEEN / _WEIGHT)))
     return tuple(blocks)
 
 
 @lru_cache(maxsize=256)
 def _colored(axis: Axis, length: int, first: int, past: int) -> tuple[_Block, ...]:
-    """Blocks for interleaved colours, sources first."""
+    """Blocks for interleaved colours, sources first, of sixteenths of pixels."""
     eye = np.eye(3, dtype=np.float32)
     return tuple(
         _Block(
             slice(3 * block.outputs.start, 3 * block.outputs.stop),
             slice(3 * block.sources.start, 3 * block.sources.stop),
-            np.ascontiguousarray(np.kron(block.weights.T, eye)),
+            np.ascontiguousarray(np.kron(block.weights.T, eye)) / _BETWEEN**2,
         )
         for block in _blocks(axis, length, first, past)
     )
@@ -197,11 +201,10 @@ def _by_blocks(pixels: Pixels, rows: Axis, columns: Axis, part: slice) -> Pixels
     height, width = rows.coverage.size, part.stop - part.start
     across = _colored(columns, min(12, 32 // _taps(columns)), part.start, part.stop)
     left, right = min(block.sources.start for block in across), max(block.sources.stop for block in across)
-    source = pixels[:, left // 3 : right // 3].reshape(len(pixels), -1).astype(np.float32)
+    source = pixels[:, left // 3 : right // 3].astype(np.float32).reshape(len(pixels), -1)
     between = np.empty((height, right - left), np.float32)
     for block in _blocks(rows, max(4, 32 // _taps(rows)), 0, height):
         np.matmul(block.weights, source[block.sources], out=between[block.outputs])
-    between *= _BETWEEN / _WEIGHT
     between += 0.5
     np.floor(between, out=between)
     made = np.empty((height, 3 * width), np.float32)
@@ -210,7 +213,6 @@ def _by_blocks(pixels: Pixels, rows: Axis, columns: Axis, part: slice) -> Pixels
             outputs = slice(block.outputs.start - 3 * part.start, block.outputs.stop - 3 * part.start)
             taken = between[top : top + _ROWS, block.sources.start - left : block.sources.stop - left]
             made[top : top + _ROWS, outputs] = taken @ block.weights
-    made *= 1 / (_BETWEEN * _WEIGHT)
     made += 0.5  # astype truncates
     pixels = made.astype(np.uint8).reshape(height, width, 3)
     down, along = (np.rint(cover * _WEIGHT) / _WEIGHT for cover in (rows.coverage, columns.coverage[part]))
