@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from command import command_given
-from counterstain.export import write
+from counterstain.cli.exported import export_all
 from counterstain.geometry import Size
 from counterstain.infer import PredictSettings, predict_slide
 from counterstain.infer.plan import Plan
@@ -101,8 +101,7 @@ def measured(path: Path, out: Path, backbone: str, given: argparse.Namespace) ->
         shutil.rmtree(out, ignore_errors=True)
         with open_slide(path) as opened:
             result = predict_slide(opened, model, out, settings, backbone)
-        for name in EXPORTS:
-            write(name, result)
+            export_all(result, opened, out, EXPORTS)
 
     network()
     whole()

@@ -8,7 +8,8 @@ Exports of a former map are removed, so that nothing stale lies beside a new one
 Does not know: how a map is made or written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,18 +61,35 @@ def export_all(slide_map: "SlideMap", slide: "Slide", folder: Path, names: Seque
     from counterstain.export import find_writer
 
     ours = _without_stale(folder, slide_map.inputs_hash)
-    files: dict[str, Path] = {}
-    for name in names:
-        writer = find_writer(name)
-        target = files[name] = folder / writer.file_name
-        if name in ours and target.exists():
-            continue
-        # The entry first, since a file without one is somebody else's: killed between the two, it is exported again.
-        target.unlink(missing_ok=True)
-        ours[name] = {"inputs_hash": slide_map.inputs_hash, "file": target.name}
-        write_json(folder / NOTE, ours)
-        writer.write(slide_map, target, slide=slide)
+    files = {name: folder / find_writer(name).file_name for name in names}
+    missing = [name for name, target in files.items() if name not in ours or not target.exists()]
+    if not missing:
+        return files
+    # Entries first, since a file without one is somebody else's: killed before it is there, it is exported again.
+    for name in missing:
+        files[name].unlink(missing_ok=True)
+        ours[name] = {"inputs_hash": slide_map.inputs_hash, "file": files[name].name}
+    write_json(folder / NOTE, ours)
+
+    def export(name: str) -> None:
+        find_writer(name).write(slide_map, files[name], slide=slide)
+
+    try:
+        _side_by_side(export, missing)
+    finally:
+        written = {name: entry for name, entry in ours.items() if (folder / Path(entry["file"]).name).exists()}
+        if written != ours:
+            write_json(folder / NOTE, written)
     return files
+
+
+def _side_by_side(export: Callable[[str], None], names: Sequence[str]) -> None:
+    """Runs the first export, the longest by default, in a thread of its own and the others here one by one."""
+    with ThreadPoolExecutor(1, "export") as thread:
+        first = thread.submit(export, names[0])
+        for name in names[1:]:
+            export(name)
+        first.result()
 
 
 def _without_stale(folder: Path, inputs_hash: str) -> Entries:

@@ -33,6 +33,7 @@ from counterstain.export.geojson import Placed
 from counterstain.export.pyramid import TILE_PX, ClassPyramid, level_sizes
 from counterstain.files import atomic, existing, refuse_overwrite
 from counterstain.geometry import Box, Frame, Point, Size
+from counterstain.infer.chunks import opened
 from counterstain.results import RGB, UNCOVERED, Classes, SlideMap, SlideRecord
 
 _STRIP_PX = 8 * TILE_PX  # map pixels of a row of tiles read at a time
@@ -72,7 +73,7 @@ def write_class_map(slide_map: SlideMap, path: Path, *, overwrite: bool = False)
     )
     path = _target(path, overwrite)
     with atomic(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as spool:
-        pyramid = ClassPyramid(slide_map.label, palette, UNCOVERED, spool)
+        pyramid = ClassPyramid(opened(slide_map.label), palette, UNCOVERED, spool)
         levels = [(size, pyramid.tiles(number)) for number, size in enumerate(pyramid.sizes)]
         _write(temporary, picture, levels, slide_map)
 

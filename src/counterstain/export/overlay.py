@@ -10,6 +10,7 @@ them (beside them on narrow ones).
 Does not know: how maps are made, polygons.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -35,8 +36,8 @@ from counterstain.export.picture import (
     write_picture,
 )
 from counterstain.export.sheet import Sheet, fitted, width_of
-from counterstain.export.summary import Summary, summarise
 from counterstain.geometry import Size
+from counterstain.infer.areas import areas_mm2
 from counterstain.results import RGB, UNCOVERED, SlideMap
 from counterstain.slides import Slide
 
@@ -97,12 +98,12 @@ def draw_overlay(slide_map: SlideMap, slide: Slide, settings: OverlaySettings) -
     layout = Layout.of(slide_map, settings.panel_px)
     view = slide.read_resized(slide_map.slide.bounds, layout.panel)
     labels = labels_at(slide_map, finer(layout.panel))
-    summary = summarise(slide_map)
+    areas = areas_mm2(slide_map)  # a summary would take the probabilities' logarithms too
     sheet = Sheet(layout.width, layout.height)
     _draw_header(sheet, slide_map, layout)
     mapped = blend(view, labels, slide_map, settings.opacity)
     draw_panels(sheet, slide_map.slide, layout.panels, (("Slide", view), ("Class map", mapped)))
-    _draw_legend(sheet, slide_map, summary, layout)
+    _draw_legend(sheet, slide_map, areas, layout)
     return sheet
 
 
@@ -229,32 +230,39 @@ def _draw_header(sheet: Sheet, slide_map: SlideMap, layout: Layout) -> None:
     sheet.text((MARGIN, 100), fitted("   ·   ".join(facts), 17, width), 17, SOFT)
 
 
-def _draw_legend(sheet: Sheet, slide_map: SlideMap, summary: Summary, layout: Layout) -> None:
+def _draw_legend(sheet: Sheet, slide_map: SlideMap, areas: Mapping[str, float], layout: Layout) -> None:
     x, y = layout.legend
     bounds, mpp = slide_map.slide.bounds, slide_map.slide.mpp
     scanned = bounds.area * mpp.x * mpp.y / 1e6
-    line = f"{area_text(summary.covered_mm2)} mapped of {area_text(scanned)} scanned"
+    line = f"{area_text(sum(areas.values()))} mapped of {area_text(scanned)} scanned"
     sheet.text((x, y + 16), fitted(line, 17, layout.legend_width), 17, SOFT)
-    _draw_shares(sheet, slide_map, summary, layout)
-    num_rows = -(-len(summary.classes) // layout.columns)
-    for number, (entry, color) in enumerate(zip(summary.classes, slide_map.classes.colors, strict=True)):
+    _draw_shares(sheet, slide_map, areas, layout)
+    num_rows = -(-len(areas) // layout.columns)
+    entries = zip(areas.items(), shares_of(areas), slide_map.classes.colors, strict=True)
+    for number, ((name, area), share, color) in enumerate(entries):
         left = x + number // num_rows * (layout.cell + _GUTTER)
         base, right = y + _LEGEND_TOP + number % num_rows * _ROW + 22, left + layout.cell
         sheet.rounded((left, base - 16), (18, 18), 4, fc=_unit(color), ec=SOFT, lw=0.5)
-        sheet.text((right, base), share_text(entry.fraction), 17, INK, right=True)
-        sheet.text((right - _SHARE, base), area_text(entry.area_mm2), 17, SOFT, right=True)
-        sheet.text((left + 30, base), fitted(entry.name, 17, layout.cell - _NUMBERS - 30), 17, INK)
+        sheet.text((right, base), share_text(share), 17, INK, right=True)
+        sheet.text((right - _SHARE, base), area_text(area), 17, SOFT, right=True)
+        sheet.text((left + 30, base), fitted(name, 17, layout.cell - _NUMBERS - 30), 17, INK)
 
 
-def _draw_shares(sheet: Sheet, slide_map: SlideMap, summary: Summary, layout: Layout) -> None:
+def _draw_shares(sheet: Sheet, slide_map: SlideMap, areas: Mapping[str, float], layout: Layout) -> None:
     """A bar cut into the classes' shares of the covered area."""
     x, y = layout.legend
     start, width = float(x), layout.legend_width
     sheet.box((x, y + 34), (width, 16), fc="#f1f3f5", ec="none")
-    for entry, color in zip(summary.classes, slide_map.classes.colors, strict=True):
-        length = width * (entry.fraction or 0)
+    for share, color in zip(shares_of(areas), slide_map.classes.colors, strict=True):
+        length = width * (share or 0)
         sheet.box((start, y + 34), (length, 16), fc=_unit(color), ec="white", lw=1.2)
         start += length
+
+
+def shares_of(areas: Mapping[str, float]) -> list[float | None]:
+    """What of the covered area each class has; None on a slide where nothing is covered."""
+    covered = sum(areas.values())
+    return [area / covered if covered else None for area in areas.values()]
 
 
 def area_text(area_mm2: float) -> str:

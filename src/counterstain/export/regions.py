@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import shapely
-from contourpy import FillType, contour_generator
+from contourpy import FillType, SerialContourGenerator, ZInterp
 from scipy import ndimage
 
 from counterstain.errors import InputError
-from counterstain.geometry import Box, Frame
+from counterstain.geometry import Box, Frame, Size
+from counterstain.infer.chunks import opened
 from counterstain.results import UNCOVERED, Region, SlideMap
 
 _BLOCK_PX = 1024
@@ -122,10 +123,12 @@ def region_batches(
     if names is None:
         names = tuple(name for name in classes.names if name != classes.background)
     numbers = [classes.index(name) for name in names]
+    # opened once: classes look at the same labels
+    label, probability = opened(slide_map.label), opened(slide_map.probability)
     return (
         _finished(traced, name, slide_map, settings)
         for name, number in zip(names, numbers, strict=True)
-        for traced in _trace(slide_map, number, block_px)
+        for traced in _trace(label, probability, number, block_px)
         if len(traced.polygons)
     )
 
@@ -139,10 +142,9 @@ class _Traced:
     probability: Points
 
 
-def _trace(slide_map: SlideMap, number: int, block_px: int) -> Iterator[_Traced]:
+def _trace(label: Any, probability: Any, number: int, block_px: int) -> Iterator[_Traced]:
     """Sweeps over the map for one class; gives regions row of blocks by row of blocks."""
-    size = slide_map.frame.size
-    label, probability = slide_map.label, slide_map.probability
+    size = Size.of(label)
     front, windows = _Front(size.width + 2), _Windows(size.width)
     # A ring of pixels that belong to nothing closes regions at the edge of the map.
     for top in range(-1, size.height, block_px):
@@ -206,7 +208,10 @@ def _used(mask: Mask) -> tuple[slice, slice]:
     height, width = mask.shape
     # A contour needs two pixels each way.
     top, left = max(0, int(rows[0]) - 1), max(0, int(columns[0]) - 1)
-    return slice(top, min(height, int(rows[-1]) + 2)), slice(left, min(width, int(columns[-1]) + 2))
+    right = min(width, int(columns[-1]) + 2)
+    # contourpy copies what it gets unless whole rows are next to one another
+    across = slice(0, width) if _is_wide(right - left) else slice(left, right)
+    return slice(top, min(height, int(rows[-1]) + 2)), across
 
 
 def _sums(
@@ -235,8 +240,17 @@ def _sums(
 def _contours(mask: Mask, components: npt.NDArray[np.int32], left: float, top: float) -> tuple[Polygons, Numbers]:
     """The polygons of a mask, and for each the component it goes around; its first pixel's centre lies at left, top."""
     columns, rows = _places(*mask.shape)
-    generator = contour_generator(
-        columns, rows, mask.astype(np.float64), name="serial", fill_type=FillType.ChunkCombinedOffsetOffset
+    # `contour_generator` makes the same, after looking for values that are no numbers
+    generator = SerialContourGenerator(
+        columns,
+        rows,
+        mask.astype(np.float64),
+        None,
+        corner_mask=True,
+        line_type=SerialContourGenerator.default_line_type,
+        fill_type=FillType.ChunkCombinedOffsetOffset,
+        quad_as_tri=False,
+        z_interp=ZInterp.Linear,
     )
     points, ring_offsets, polygon_offsets = (chunks[0] for chunks in generator.filled(0.5, 2.0))
     # Each vertex lies on a pixel of the component or half-way between one and a pixel outside the mask.
@@ -256,13 +270,17 @@ def _contours(mask: Mask, components: npt.NDArray[np.int32], left: float, top: f
 
 def _places(height: int, width: int) -> tuple[Points, Points]:
     """The column and the row of every pixel, as contourpy wants them: made anew they take as long as its contours."""
-    columns, rows = _all_places(max(height, width, _BLOCK_PX + 1))
+    columns, rows = _all_places(max(height, width, _BLOCK_PX + 1), width if _is_wide(width) else _BLOCK_PX + 1)
     return columns[:height, :width], rows[:height, :width]
 
 
-@lru_cache(maxsize=1)
-def _all_places(length: int) -> tuple[Points, Points]:
-    rows, columns = np.mgrid[:length, :length].astype(np.float64)
+def _is_wide(width: int) -> bool:
+    return 2 * width > _BLOCK_PX
+
+
+@lru_cache(maxsize=2)  # of blocks, and of the last block of a row
+def _all_places(height: int, width: int) -> tuple[Points, Points]:
+    rows, columns = np.mgrid[:height, :width].astype(np.float64)
     return columns, rows
 
 

@@ -18,6 +18,7 @@ from counterstain import __version__
 from counterstain.export.blocks import blocks
 from counterstain.files import refuse_overwrite, write_json
 from counterstain.geometry import Size
+from counterstain.infer.chunks import opened
 from counterstain.results import UNCOVERED, SlideMap
 
 _BLOCK_PX = 1024
@@ -62,7 +63,7 @@ class Summary:
 def summarise(slide_map: SlideMap) -> Summary:
     """Counts a map, block by block."""
     num_classes, size = len(slide_map.classes), slide_map.frame.size
-    label, probability = slide_map.label, slide_map.probability
+    label, probability = opened(slide_map.label), opened(slide_map.probability)
     counts = np.zeros(num_classes, np.int64)
     sums = np.zeros((2, num_classes))
     for block in blocks(size, Size(_BLOCK_PX, _BLOCK_PX)):
