@@ -190,7 +190,7 @@ def _colored(axis: Axis, length: int, first: int, past: int) -> tuple[_Block, ..
         _Block(
             slice(3 * block.outputs.start, 3 * block.outputs.stop),
             slice(3 * block.sources.start, 3 * block.sources.stop),
-            np.ascontiguousarray(np.kron(block.weights.T, eye)) / _BETWEEN**2,
+            np.ascontiguousarray(np.kron(block.weights.T, eye) / np.float32(_BETWEEN**2), np.float32),
         )
         for block in _blocks(axis, length, first, past)
     )

@@ -9,7 +9,7 @@ Does not know: colours, polygons.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -128,7 +128,7 @@ def cell_scores(view: Pixels, settings: RunsSettings) -> Floats:
     """
     cell, box = settings.cell_px, settings.box_px
     rows, columns, side = view.shape[0] // cell, view.shape[1] // cell, cell // box
-    whole = np.uint16 if 3 * box * box * 255 < 1 << 16 else np.uint32
+    whole: Any = np.uint16 if 3 * box * box * 255 < 1 << 16 else np.uint32
     down = view[::box].astype(whole)
     for row in range(1, box):
         down += view[row::box]
