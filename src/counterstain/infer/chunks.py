@@ -22,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from imagecodecs import zstd_decode, zstd_encode
 
+from counterstain.errors import StaleResultError
+
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, reflected
 
 _KEPT_BYTES = 32 << 20  # of chunks that were read last
@@ -152,7 +154,10 @@ class _Stored:
             file.seek(-length - 4, os.SEEK_END)
             index, checksum = file.read(length), file.read(4)
             if crc32c(index) != int.from_bytes(checksum, "little"):
-                raise ValueError(f"{file.name} is damaged: the index at its end has another checksum than it says.")
+                raise StaleResultError(
+                    f"{file.name} is damaged: the index at its end has another checksum than it says. Remove the map and "
+                    "predict again."
+                )
             offset, num_bytes = np.frombuffer(index, "<u8").reshape(-1, 2)[plane[0]].tolist()
             if offset == num_bytes == _MISSING:
                 return None
