@@ -27,8 +27,8 @@ from counterstain.slides.resolution import from_aperio, from_ome, from_tags
 from counterstain.slides.stored import StoredLevel, read_bytes
 from counterstain.slides.tiff_pages import Page, Structure, is_tiff, is_tiled, read_structure
 
-# Bytes of decoded tiles a handle keeps: a row of 256 px tiles across a slide of 80,000 px.
-_CACHE_BYTES = 64 << 20
+# Bytes of decoded tiles a handle keeps for the next box: a row of 256 px tiles across 30,000 px. Scans keep their own.
+_CACHE_BYTES = 24 << 20
 _MOST_TILE_PX = 1 << 26  # a tile is decoded at once
 _REDUCED = 1  # NewSubfileType of a level; other bits mean masks and macro images
 _APERIO = "Aperio "
