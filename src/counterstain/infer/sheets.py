@@ -22,7 +22,7 @@ from counterstain.slides.resample import Pixels
 from counterstain.slides.scan import POOL, Filled, Pane, Source, Window
 from counterstain.tiles import TileRow
 
-_SHEET_BYTES = 16 << 20
+_SHEET_BYTES = 8 << 20
 """Pixels of a sheet: more rows together copy less twice, fewer stay in the processor's cache until they are used."""
 
 

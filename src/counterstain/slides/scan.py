@@ -32,7 +32,7 @@ from counterstain.geometry import Box, Size
 from counterstain.slides.resample import Pixels
 from counterstain.slides.stored import StoredLevel, read_bytes
 
-AHEAD_BYTES = 32 << 20
+AHEAD_BYTES = 16 << 20
 """Of windows that are filled before they are asked for: two, while a third is used."""
 
 _KEPT_BYTES = 64 << 20  # of tiles that a later window needs again
