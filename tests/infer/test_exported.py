@@ -248,6 +248,7 @@ class CutOff(ArraySlide):
         return super()._decode(handle, level, box)
 
 
+@pytest.mark.slow
 def test_a_map_that_was_interrupted_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     regions = [("stroma", shapely.box(20, 20, 290, 390))]
     path, method = plant(tmp_path / "a.planted", PlantedSettings(Size(300, 400), 1.0), regions).path, tiny_sshr()

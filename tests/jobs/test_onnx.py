@@ -51,6 +51,7 @@ def test_a_run_is_exported_once_and_in_integers_by_its_training_patches(textures
         Int8Model(method, rough, 1).predict_maps(shown[:, :, :16])
 
 
+@pytest.mark.slow
 def test_integers_of_an_earlier_training_are_refused(textures: PatchDataset, tmp_path: Path) -> None:
     method, run = method_of(textures), tmp_path / "run"
     method.save(run)
@@ -64,6 +65,7 @@ def test_integers_of_an_earlier_training_are_refused(textures: PatchDataset, tmp
     assert find_int8(run) == run / "int8.onnx"
 
 
+@pytest.mark.slow
 def test_no_file_is_left_of_a_network_that_gives_other_values_nor_lost_to_a_note(
     textures: PatchDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
