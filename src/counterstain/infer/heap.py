@@ -12,6 +12,7 @@ Does not know: what the memory was for.
 """
 
 import ctypes
+import gc
 import os
 import platform
 import time
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _STATM = Path("/proc/self/statm")
-_GROWN_BYTES = 128 << 20
+_GROWN_BYTES = 64 << 20
 _SHARE_OF_TIME = 0.05
 
 
@@ -35,6 +36,7 @@ class HeapTrimmer:
         if self._trim is None:
             return
         start = time.monotonic()
+        gc.collect()  # what tifffile read of a large slide's index hangs together in a circle
         self._trim(0)
         end = time.monotonic()
         self._low_bytes, self._not_before_s = _resident_bytes(), end + (end - start) / _SHARE_OF_TIME

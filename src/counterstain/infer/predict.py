@@ -98,6 +98,8 @@ def predict_slide(
         return SlideMap.open(path)
     if tissue is None:
         tissue = find_tissue(slide, settings.tissue)
+        if tissue.note is not None:
+            log.say(f"{slide.path}: tissue was {tissue.note}")
         slide.close()  # lets go of the tiles that its cache holds; it opens again by itself
     plan = Plan(_tiles(slide, tissue, target_mpp, sizes), settings.map_stride, settings.chunk_px)
     if before.bands_done is None:
