@@ -82,7 +82,7 @@ def predict(
         assume_mpp: Likewise, only for slides that say nothing; recorded as assumed in everything made from them.
         exports: What to write beside each map: see `counterstain export --help`.
         outline: The outline of the tissue (GeoJSON), as found before or corrected by hand; for one slide.
-        int8: Compute in 8-bit integers, about twice as fast on a CPU, once `counterstain export RUN --format onnx
+        int8: Compute in 8-bit integers, two to three times as fast on a CPU, once `counterstain export RUN --format onnx
             --calibrate PATCHES` has written how. Maps differ a little: measure it on a validation split.
         settings: How to tile and predict.
         diagnosis: Encoder and cells of a run that diagnoses slides.

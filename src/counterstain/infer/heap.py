@@ -33,20 +33,23 @@ class HeapTrimmer:
 
     def now(self) -> None:
         """Gives back what is free, after something large has ended."""
-        if self._trim is None:
-            return
-        start = time.monotonic()
         gc.collect()  # what tifffile read of a large slide's index hangs together in a circle
-        self._trim(0)
-        end = time.monotonic()
-        self._low_bytes, self._not_before_s = _resident_bytes(), end + (end - start) / _SHARE_OF_TIME
+        self._give_back()
 
     def when_grown(self) -> None:
         """Gives back what is free, when there is much more in memory than the last time."""
         if self._trim is None or time.monotonic() < self._not_before_s:
             return
         if _resident_bytes() > self._low_bytes + _GROWN_BYTES:
-            self.now()
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self._trim is None:
+            return
+        start = time.monotonic()
+        self._trim(0)
+        end = time.monotonic()
+        self._low_bytes, self._not_before_s = _resident_bytes(), end + (end - start) / _SHARE_OF_TIME
 
 
 def _resident_bytes() -> int:

@@ -1,7 +1,7 @@
 """A depthwise convolution with a large kernel, quick to learn and to predict with on a CPU.
 
 Each channel has a kernel of its own and keeps its size. To learn, a CPU goes by the frequency domain, where the kernel's
-size does not matter: torch's gradients of the direct form take five to fifteen times as long at 15 cells. To predict, the
+size does not matter: torch's gradients of the direct form take four to twelve times as long at 15 cells. To predict, the
 direct form is the quicker one, if zeros are put around the map first: told to pad by 7 cells or more itself, torch takes
 another way that is ten times slower. All forms give the same but for the last bits of a float.
 
