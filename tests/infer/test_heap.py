@@ -16,8 +16,8 @@ class Watched(HeapTrimmer):
         super().__init__()
         self.num_trimmed = 0
 
-    def now(self) -> None:
-        super().now()
+    def trim(self) -> None:
+        super().trim()
         self.num_trimmed += 1
         self._not_before_s = 0.0
 

@@ -34,16 +34,17 @@ class HeapTrimmer:
     def now(self) -> None:
         """Gives back what is free, after something large has ended."""
         gc.collect()  # what tifffile read of a large slide's index hangs together in a circle
-        self._give_back()
+        self.trim()
 
     def when_grown(self) -> None:
         """Gives back what is free, when there is much more in memory than the last time."""
         if self._trim is None or time.monotonic() < self._not_before_s:
             return
         if _resident_bytes() > self._low_bytes + _GROWN_BYTES:
-            self._give_back()
+            self.trim()
 
-    def _give_back(self) -> None:
+    def trim(self) -> None:
+        """Gives back what is free. Takes milliseconds."""
         if self._trim is None:
             return
         start = time.monotonic()
