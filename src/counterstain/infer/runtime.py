@@ -91,7 +91,9 @@ def _library(wanted: str, device: torch.device) -> str:
     known = get_args(RuntimeName)
     wanted = os.environ.get("COUNTERSTAIN_RUNTIME", "auto") if wanted == "auto" else wanted
     if wanted not in known:
-        raise InputError(f"Runtime {wanted!r} was given; expected one of {', '.join(known)}.")
+        raise InputError(
+            f"Runtime {wanted!r} was given, by --runtime or by COUNTERSTAIN_RUNTIME; expected one of {', '.join(known)}."
+        )
     if wanted == "auto":
         there = [name for name, needed in NEEDED.items() if all(map(find_spec, needed))]
         return there[0] if there and device.type == "cpu" else "torch"

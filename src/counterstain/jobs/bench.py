@@ -374,8 +374,8 @@ def _outlook(name: str, model: DenseModel, networks: list[NetworkTime], figures:
     seconds = max(network_s, read_s + stitch_s) if fastest.runtime == "GPU" else network_s + read_s + stitch_s
     return (
         f"A slide of {USUAL_SIDE_PX:,} x {USUAL_SIDE_PX:,} px at {USUAL_MPP:g} um/px with {USUAL_TISSUE:.0%} tissue takes "
-        f"about {_duration(seconds)} with {name} on {fastest.runtime}: {num_tiles:,} tiles, {network_s / seconds:.0%} of "
-        "it the network."
+        f"about {_duration(seconds)} with {name} on {fastest.runtime}: {num_tiles:,} tiles of {model.input.tile_px} px at "
+        f"{model.input.mpp or USUAL_MPP:g} um/px, {network_s / seconds:.0%} of it the network."
     )
 
 
