@@ -228,7 +228,7 @@ def test_embeddings_are_those_of_torch_and_known_by_the_runtime(tmp_path: Path) 
 
 
 def test_runtimes_that_are_none_or_not_installed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="'abacus' was given.*expected one of auto, torch, onnx, openvino"):
+    with pytest.raises(InputError, match=r"'abacus' was given.*expected one of auto, torch, onnx, openvino"):
         choose_runtime("cpu", "auto", "abacus")
     monkeypatch.setattr("counterstain.infer.runtime.find_spec", lambda name: None)
     monkeypatch.delenv("COUNTERSTAIN_RUNTIME")
