@@ -38,6 +38,7 @@ from counterstain.infer.cells import DEFAULT, CellSettings, keep_cells
 from counterstain.infer.heap import HeapTrimmer
 from counterstain.infer.lock import locked
 from counterstain.infer.onnx_runtime import Run
+from counterstain.infer.pool import float_images
 from counterstain.infer.rows import PartialRows
 from counterstain.infer.runtime import choose_runtime, open_elsewhere, or_torch, reader_threads, threads
 from counterstain.infer.settings import RuntimeName
@@ -198,11 +199,10 @@ class EncoderStep:
         Raises:
             InputError: When they are no embeddings, or no numbers that float16 holds.
         """
-        images = torch.from_numpy(images_BHWC).to(self.runtime.device)
-        images_BCHW = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
+        images_BCHW = float_images(torch.from_numpy(images_BHWC).to(self.runtime.device))
         with self.runtime.context():
             embeddings_BC = self._encoder(images_BCHW)
-        expected = (len(images), self.spec.num_features)
+        expected = (len(images_BCHW), self.spec.num_features)
         if tuple(embeddings_BC.shape) != expected:
             raise InputError(
                 f"Encoder {self.spec.name} gave embeddings of shape {tuple(embeddings_BC.shape)}; {expected} was "

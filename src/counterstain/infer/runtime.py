@@ -23,13 +23,12 @@ from torch import Tensor, nn
 
 from counterstain import log
 from counterstain.errors import ExportError, InputError, MissingExtraError
-from counterstain.infer.dense import DenseModel, RunsItself, TileInput
+from counterstain.infer.dense import DenseModel, RunsItself
 from counterstain.infer.exported import Identified, Place, Step, exported
 from counterstain.infer.onnx_runtime import Run
 from counterstain.infer.pool import float_images, pooled_gray, pooled_maps
 from counterstain.infer.settings import PredictSettings, RuntimeName
 from counterstain.infer.tta import AveragedViews
-from counterstain.results import Classes
 
 NEEDED = {"onnx": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "onnx", "onnxscript")}
 """The libraries that run networks on a CPU beside torch, the preferred first, and what each is made of."""
@@ -231,7 +230,8 @@ class _Elsewhere:
     """
 
     def __init__(self, model: DenseModel, runtime: Runtime, num_threads: int | None) -> None:
-        self._model, self._runs = model, dict[tuple[int, int], Run]()
+        self.classes, self.input, self.network = model.classes, model.input, model.network
+        self._runs: dict[tuple[int, int], Run] = {}
         self._open = open_elsewhere(model.network, model.predict_maps, model, runtime, num_threads)
 
     def at(self, size: tuple[int, int]) -> "_Elsewhere":
@@ -239,18 +239,6 @@ class _Elsewhere:
         if size not in self._runs:
             self._runs[size] = self._open(size)
         return self
-
-    @property
-    def classes(self) -> Classes:
-        return self._model.classes
-
-    @property
-    def input(self) -> TileInput:
-        return self._model.input
-
-    @property
-    def network(self) -> nn.Module:
-        return self._model.network
 
     def predict_maps(self, images_BCHW: Tensor) -> Tensor:
         height, width = images_BCHW.shape[2:]

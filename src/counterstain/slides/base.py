@@ -25,14 +25,13 @@ from counterstain.files import existing, file_hash
 from counterstain.geometry import Box, Frame, Mpp, Point, Size
 from counterstain.results import SlideRecord
 from counterstain.slides.codecs import reductions
-from counterstain.slides.lattice import Lattice
+from counterstain.slides.lattice import WHOLE, Lattice
 from counterstain.slides.resample import Pixels, axis_of, reduce, resample
 from counterstain.slides.scan import Filled, Source, scan
 from counterstain.slides.stored import StoredLevel
 
 _PIECE_PX = 1024  # side of what is resampled at once, in pixels of the source or the answer, whichever are more
 _LEVEL_SLACK = 1e-3  # a level coarser than asked for by this much is still taken: enlarging it so little costs nothing
-_WHOLE = 1 / 64  # level pixels: edges this close to whole pixels are read without resampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,7 +473,7 @@ def _whole(box: Box, size: Size) -> tuple[Box | None, tuple[int, int]]:
     across, down = max(1, round(box.width / size.width)), max(1, round(box.height / size.height))
     whole = Box(round(box.x), round(box.y), size.width * across, size.height * down)
     pairs = ((box.x, whole.x), (box.y, whole.y), (box.right, whole.right), (box.bottom, whole.bottom))
-    return (whole if all(abs(one - other) <= _WHOLE for one, other in pairs) else None), (across, down)
+    return (whole if all(abs(one - other) <= WHOLE for one, other in pairs) else None), (across, down)
 
 
 def frame_of(slide: Slide, mpp: float) -> Frame:

@@ -15,7 +15,9 @@ import numpy as np
 from counterstain.geometry import Box, Frame, Size
 from counterstain.slides.resample import NOTHING, Axis, Pixels, axis_of, reduce, resample
 
-_WHOLE = 1 / 64  # level pixels: frames whose edges lie this close to whole pixels are not resampled
+WHOLE = 1 / 64
+"""Level pixels: what has its edges this close to whole pixels is read without resampling."""
+
 _TOLERANCE = 1e-6
 
 
@@ -42,7 +44,7 @@ class Side:
         """Level pixels under one of the frame where that is a whole number, at whole pixels, along all of the frame."""
         factor = max(1, round(self.scale))
         drift = abs(self.start + self.num * self.scale - round(self.start) - self.num * factor)
-        return factor if max(drift, abs(self.start - round(self.start))) <= _WHOLE else None
+        return factor if max(drift, abs(self.start - round(self.start))) <= WHOLE else None
 
     def snapped(self, factor: int) -> "Side":
         """The same side with its pixels on whole ones, which are `factor` of the level's."""
@@ -67,8 +69,8 @@ class Side:
 
     def inside(self) -> tuple[int, int]:
         """The first pixel of the frame, and the one past the last, that lie wholly on the slide."""
-        end = min(self.extent, self.size) + _WHOLE
-        return math.ceil((-_WHOLE - self.start) / self.scale), math.floor((end - self.start) / self.scale)
+        end = min(self.extent, self.size) + WHOLE
+        return math.ceil((-WHOLE - self.start) / self.scale), math.floor((end - self.start) / self.scale)
 
     def axis(self, first: int, num: int) -> Axis:
         """The weights of level pixels for pixels of the frame."""
