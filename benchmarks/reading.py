@@ -37,6 +37,7 @@ from counterstain.infer.plan import Plan
 from counterstain.infer.stream import Cutter
 from counterstain.slides import OpenSlideSlide, Slide, TiffSlide, frame_of
 from counterstain.slides.codecs import JPEG, decode_tile, jpeg_stream
+from counterstain.slides.memory import decoder_memory
 from counterstain.slides.resample import axis_of, resample
 from counterstain.tiles import TileGrid, TileRow
 from machine import machine_in_words
@@ -112,7 +113,7 @@ def decoding(slide: TiffSlide, numbers: list[int]) -> Callable[[], None]:
 
         return decode_others
     streams = [jpeg_stream(tile, coding) for tile in tiles]
-    buffer = np.empty((*coding.tile.shape, 3), np.uint8)
+    buffer = decoder_memory(*coding.tile.shape, 3)
 
     def decode() -> None:
         for stream in streams:
@@ -140,7 +141,7 @@ def decoding_and_copying(slide: TiffSlide, numbers: list[int]) -> Callable[[], N
     level = slide.stored(0)
     coding, tile = level.coding, level.coding.tile
     streams = [jpeg_stream(data, coding) for data in stored_tiles(slide, numbers)]
-    buffer = np.empty((*tile.shape, 3), np.uint8)
+    buffer = decoder_memory(*tile.shape, 3)
     row = np.zeros((tile.height, level.across * tile.width, 3), np.uint8)
 
     def decode() -> None:
@@ -155,7 +156,7 @@ def decoding_and_resizing(slide: TiffSlide, numbers: list[int], input_px: int) -
     """Whole tiles are decoded and made smaller by area integration: what scaled decoding is compared with."""
     coding, tiles = slide.stored(0).coding, stored_tiles(slide, numbers)
     streams = [jpeg_stream(tile, coding) for tile in tiles]
-    buffer = np.empty((*coding.tile.shape, 3), np.uint8)
+    buffer = decoder_memory(*coding.tile.shape, 3)
     side = coding.tile.width
     axis = axis_of(0, side / input_px, input_px, side, side)
 

@@ -19,6 +19,7 @@ import simplejpeg
 
 from counterstain.errors import DamagedSlideError
 from counterstain.geometry import Size
+from counterstain.slides.memory import decoder_memory
 from counterstain.slides.resample import Pixels
 
 DECODE_ERRORS = (DamagedSlideError, ValueError, RuntimeError)
@@ -86,7 +87,8 @@ def decode_tile(data: bytes | memoryview, coding: Coding, factor: int = 1, into:
         coding: How.
         factor: 1, or one of `reductions`: a JPEG tile is decoded so many times smaller, from its lowest frequencies alone.
         into: (height, width, 3) uint8, contiguous, of the tile's size divided by `factor`: memory that is used instead of
-            fresh one, which takes a fifth longer. What it holds after an error is not defined.
+            fresh one, which takes a fifth longer; best of `decoder_memory`. What it holds after an error is not
+            defined.
 
     Returns:
         (height, width, 3) uint8 RGB, in `into` where that was given: the tile's size divided by `factor`; less only where
@@ -98,7 +100,11 @@ def decode_tile(data: bytes | memoryview, coding: Coding, factor: int = 1, into:
         RuntimeError: When imagecodecs does.
     """
     if coding.compression == JPEG:
-        return _decoded_jpeg(jpeg_stream(data, coding), coding.tile, factor, into)
+        stream = jpeg_stream(data, coding)
+        if factor > 1 or into is None:
+            return _decoded_jpeg(stream, coding.tile, factor, into)
+        # strict: a tile that libjpeg would fill up with grey is damaged
+        return _checked(simplejpeg.decode_jpeg(stream, "RGB", buffer=into, strict=True), coding.tile)
     assert factor == 1, "only JPEG tiles can be decoded smaller"
     pixels = _decoded(bytes(data), coding)
     if into is None or pixels.shape != into.shape:
@@ -115,15 +121,18 @@ def reductions(coding: Coding) -> tuple[int, ...]:
 
 
 def _decoded_jpeg(stream: bytes, tile: Size, factor: int, into: Pixels | None) -> Pixels:
-    height, width = tile.height, tile.width
-    if into is None or factor > 1:
-        height, width, *_ = simplejpeg.decode_jpeg_header(stream)
-        _refuse_larger(Size(width, height), tile)
-    buffer = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8) if into is None else into
-    smallest = {} if factor == 1 else {"min_height": -(-height // factor), "min_width": -(-width // factor)}
-    # strict: a tile that libjpeg would fill up with grey is damaged
+    """A tile that is decoded smaller, or into memory made for it."""
+    height, width, *_ = simplejpeg.decode_jpeg_header(stream)
+    _refuse_larger(Size(width, height), tile)
+    size = Size(-(-width // factor), -(-height // factor))
+    buffer = decoder_memory(*size.shape, 3) if into is None else into
+    smallest = {} if factor == 1 else {"min_height": size.height, "min_width": size.width}
     pixels: Pixels = simplejpeg.decode_jpeg(stream, "RGB", buffer=buffer, strict=True, **smallest)
-    if factor == 1:
+    return pixels
+
+
+def _checked(pixels: Pixels, tile: Size) -> Pixels:
+    if pixels.shape[:2] != tile.shape:
         _refuse_larger(Size.of(pixels), tile)
     return pixels
 
@@ -165,15 +174,14 @@ def jpeg_stream(data: bytes | memoryview, coding: Coding) -> bytes:
         raise DamagedSlideError("a tile does not begin as JPEG data")
     if not coding.jpeg_tables and coding.samples == 1:
         return bytes(data)
-    return b"".join((_prefix(coding), data[2:]))
+    return b"".join((_prefix(coding.jpeg_tables, coding.samples == 3, coding.photometric == RGB), data[2:]))
 
 
 @lru_cache(maxsize=16)
-def _prefix(coding: Coding) -> bytes:
-    transform = 0 if coding.photometric == RGB else 1
+def _prefix(tables: bytes, is_color: bool, is_rgb: bool) -> bytes:
     # APP14, "Adobe", version 100, two flags, transform: 0 leaves the samples alone, 1 is YCbCr
-    mark = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform]) if coding.samples == 3 else b""
-    return b"\xff\xd8" + mark + coding.jpeg_tables[2:-2]
+    mark = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([not is_rgb]) if is_color else b""
+    return b"\xff\xd8" + mark + tables[2:-2]
 
 
 def _to_rgb(image: npt.NDArray[np.uint8], coding: Coding) -> Pixels:

@@ -6,29 +6,26 @@ A tile that falls whole into a window of whole tiles is decoded in its place. An
 memory, which stays in the processor's cache, and copied from there to every open window that it touches: its own and the
 next. Tiles that a later window needs again are kept, as far as a budget of bytes allows; else they are decoded again.
 
-Pixels lie in memory that is used again as soon as nobody refers to it: whoever keeps an array, or a view of one, keeps it.
+Pixels lie in memory that is used again (memory.py): whoever keeps an array, or a view of one, keeps it.
 
 Does not know: formats, resampling, grids of tiles.
 """
 
-import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
-from threading import RLock
 from typing import BinaryIO, TypeVar
-from weakref import finalize
 
 import numpy as np
 import numpy.typing as npt
 
 from counterstain.errors import DamagedSlideError
 from counterstain.geometry import Box, Size
+from counterstain.slides.memory import POOL, decoder_memory
 from counterstain.slides.resample import Pixels
 from counterstain.slides.stored import StoredLevel, read_bytes
 
@@ -37,51 +34,8 @@ AHEAD_BYTES = 16 << 20
 
 _KEPT_BYTES = 64 << 20  # of tiles that a later window needs again
 _UNIT_TILES = 8  # decoded by one thread at a time
-_POOLED_STEP = 1 << 16  # bytes: so that memory of nearly the same length is used again
 
 T = TypeVar("T")
-
-
-class Pool:
-    """Memory for arrays, used again when nothing refers to an array or to a view of it any more.
-
-    Args:
-        most_free: Bytes that are kept for later at most.
-    """
-
-    def __init__(self, most_free: int) -> None:
-        self._most_free, self._num_free = most_free, 0
-        self._free: dict[int, list[bytearray]] = {}
-        self._lock = RLock()  # an array may die anywhere, also while its own thread is in here
-
-    def lease(self, *shape: int) -> Pixels:
-        """An array of uint8; what it holds is not defined."""
-        count = math.prod(shape)
-        raw = self._taken(-(-max(count, 1) // _POOLED_STEP) * _POOLED_STEP)
-        array = np.frombuffer(
-            raw, np.uint8, count
-        )  # its base is no array, so every view refers to it, and not to `raw`
-        finalize(array, self._give_back, raw).atexit = False
-        return array.reshape(shape)
-
-    def _taken(self, length: int) -> bytearray:
-        with self._lock:
-            free = self._free.get(length)
-            if free:
-                self._num_free -= length
-                return free.pop()  # what was given back last lies in the cache
-        return bytearray(length)
-
-    def _give_back(self, raw: bytearray) -> None:
-        with self._lock:
-            if self._num_free + len(raw) > self._most_free:
-                self._free, self._num_free = {}, 0  # other lengths are wanted now
-            self._num_free += len(raw)
-            self._free.setdefault(len(raw), []).append(raw)
-
-
-POOL = Pool(most_free=64 << 20)
-"""Of all scans of a process: fresh memory would cost a fifth of the time that decoding takes."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +136,12 @@ class Source:
     def is_whole(self, number: int) -> bool:
         """Whether a tile lies wholly on the level."""
         row, column = divmod(number, self.level.across)
-        return (column + 1) * self.tile.width <= self.size.width and (row + 1) * self.tile.height <= self.size.height
+        down, across = self._num_whole
+        return row < down and column < across
+
+    @cached_property
+    def _num_whole(self) -> tuple[int, int]:
+        return self.size.height // self.tile.height, self.size.width // self.tile.width
 
 
 def scan(
@@ -208,7 +167,7 @@ class _Hand:
 
     def __init__(self, source: Source) -> None:
         self.file: BinaryIO = source.path.open("rb", buffering=0)
-        self.scratch: Pixels = np.empty((*source.tile.shape, 3), np.uint8)
+        self.scratch = decoder_memory(*source.tile.shape, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +196,8 @@ class _Work:
         self._most_kept = _KEPT_BYTES // (source.tile.area * 3)
         self._to_keep: set[int] = set()
         num = source.level.offsets.size
-        self._last_use, self._covered = np.full(num, -1, np.int64), np.full(num, -1, np.int64)
+        self._last_use, self._covered = np.full(num, -1, np.int32), np.full(num, -1, np.int32)
+        self._is_next = np.zeros(num, np.bool_)
         for number, window in enumerate(windows):
             self._last_use[window.tiles] = number
 
@@ -254,30 +214,37 @@ class _Work:
         window = self._windows[number]
         here, following = opened or self._open(window), None
         missing = window.tiles[self._covered[window.tiles] < number]
-        self._covered[missing] = number
-        shared = np.zeros(missing.size, np.bool_)
-        if number + 1 < len(self._windows):
-            shared = np.isin(missing, self._windows[number + 1].tiles, assume_unique=True)
-            self._covered[missing[shared]] = number + 1
+        shared = self._in_next(missing, number)
+        self._covered[missing] = number + shared
         if shared.any():
             following = self._open(self._windows[number + 1])
-        units = []
-        for run in _runs(missing, shared, self.source.level.across):
-            windows = (here, following) if following and shared[run.start] else (here,)
-            units.append(self._unit(missing[run], windows, number))
+        is_last = (self._last_use[missing] <= number + shared).tolist()
+        tiles, is_shared, units = missing.tolist(), shared.tolist(), []
+        for run in _runs(tiles, is_shared, self.source.level.across):
+            windows = (here, following) if following and is_shared[run.start] else (here,)
+            units.append(self._unit(tiles[run], windows, is_last[run]))
         return here, units, following
 
-    def _unit(self, tiles: npt.NDArray[np.int64], windows: tuple[Filled, ...], number: int) -> _Unit:
-        is_last = self._last_use[tiles] < number + len(windows)
-        if is_last.all() and not self._to_keep:
-            return _Unit(tiles.tolist(), windows, frozenset(), frozenset())
-        forgotten = self._to_keep.intersection(tiles[is_last].tolist())
+    def _in_next(self, tiles: npt.NDArray[np.int64], number: int) -> npt.NDArray[np.bool_]:
+        """Which of the tiles the next window wants too."""
+        if number + 1 == len(self._windows):
+            return np.zeros(tiles.size, np.bool_)
+        wanted = self._windows[number + 1].tiles
+        self._is_next[wanted] = True
+        found: npt.NDArray[np.bool_] = self._is_next[tiles]
+        self._is_next[wanted] = False
+        return found
+
+    def _unit(self, tiles: list[int], windows: tuple[Filled, ...], is_last: list[bool]) -> _Unit:
+        if not self._to_keep and all(is_last):
+            return _Unit(tiles, windows, frozenset(), frozenset())
+        done = {tile for tile, is_done in zip(tiles, is_last, strict=True) if is_done}
+        forgotten = frozenset(self._to_keep & done)
         self._to_keep -= forgotten
-        free = self._most_kept - len(self._to_keep)
-        kept = frozenset(tile for tile in tiles[~is_last].tolist() if tile not in self._to_keep)
-        kept = kept if len(kept) <= free else frozenset()
+        kept = frozenset(tiles) - done - self._to_keep
+        kept = kept if len(kept) <= self._most_kept - len(self._to_keep) else frozenset()
         self._to_keep |= kept
-        return _Unit(tiles.tolist(), windows, kept, frozenset(forgotten))
+        return _Unit(tiles, windows, kept, forgotten)
 
     def _open(self, window: Window) -> Filled:
         return Filled(window, tuple(self._blank(pane) for pane in window.panes))
@@ -293,9 +260,8 @@ class _Work:
             pixels[:, max(0, size.width - pane.left) :] = 255
             return pixels
         pixels = POOL.lease(pane.num_slots, *tile.shape, 3)
-        for slot in set(range(pane.num_slots)) - {
-            pane.slots[tile] for tile in pane.slots if self.source.is_whole(tile)
-        }:
+        filled = (slot for number, slot in pane.slots.items() if self.source.is_whole(number))
+        for slot in set(range(pane.num_slots)).difference(filled):
             pixels[slot] = 255
         return pixels
 
@@ -398,14 +364,16 @@ def _places(filled: Filled, row: int, source: Source) -> Iterator[_Strip | _Pile
             yield _Strip(part, pane.left, right, tile.width, slice(top - y, bottom - y))
 
 
-def _runs(tiles: npt.NDArray[np.int64], shared: npt.NDArray[np.bool_], across: int) -> Iterator[slice]:
+def _runs(tiles: list[int], shared: list[bool], across: int) -> Iterator[slice]:
     """Neighbours of one row that belong to the same windows, a few at a time."""
-    rows = tiles // across
-    is_cut = (np.diff(tiles) != 1) | (np.diff(rows) != 0) | (shared[1:] != shared[:-1])
-    edges = [0, *(np.flatnonzero(is_cut) + 1).tolist(), tiles.size]
-    for start, stop in pairwise(edges):
-        for first in range(start, stop, _UNIT_TILES):
-            yield slice(first, min(first + _UNIT_TILES, stop))
+    start = 0
+    for stop in range(1, len(tiles) + 1):
+        if stop < len(tiles) and stop - start < _UNIT_TILES:
+            follows = tiles[stop] == tiles[stop - 1] + 1 and tiles[stop] % across
+            if follows and shared[stop] == shared[start]:
+                continue
+        yield slice(start, stop)
+        start = stop
 
 
 def _here(work: _Work, finish: Callable[[int, Filled], T]) -> Iterator[T]:
