@@ -11,6 +11,9 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Waiting threads sleep: spinning ones slow a shared machine down several times.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# Compiled modules are kept, whatever the shell says: tests start Python dozens of times, and torch alone takes seconds to compile.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test slow lint format clean
 
 $(VENV)/.uv:
