@@ -10,8 +10,11 @@ from shapely import Polygon
 from counterstain.errors import DamagedSlideError
 from counterstain.geometry import Box, Size
 from counterstain.infer.stream import Batch, Cutter
+from counterstain.slides import TiffSlide
 from counterstain.slides.base import Slide, frame_of
 from counterstain.testing.planted import ArraySlide, PlantedSettings, plant
+from counterstain.testing.slide_files import TiffDialect, write_tiff
+from counterstain.testing.slide_pixels import scene
 from counterstain.tiles import TileRow
 
 ROWS = (TileRow(-8, (-8, 16, 40, 64)), TileRow(24, (40,)), TileRow(56, (-8, 120, 144, 300)), TileRow(88, (0, 24)))
@@ -81,6 +84,17 @@ def test_a_tile_is_what_reading_it_alone_gives(path: Path, num_workers: int, mpp
             alone = slide.read_resized(frame.to_level0(Box(x, batch.y, 32, 32)), Size(32, 32))
             # One gray level: resampling weights are rounded from the start of the strip that was read.
             assert np.abs(image.astype(int) - alone).max() <= (0 if mpp == 1 else 1)
+
+
+@pytest.mark.parametrize("mpp", [1.0, 2.0, 1.7])
+def test_tiles_of_a_slide_in_strips_are_what_reading_them_alone_gives(tmp_path: Path, mpp: float) -> None:
+    dialect = TiffDialect(compression="jpeg", factors=(), extra={"tile": None, "rowsperstrip": 24})
+    slide = TiffSlide(write_tiff(tmp_path / "a.tif", scene(Size(350, 131)), 1.0, dialect))
+    frame = frame_of(slide, mpp)
+    for batch in batches(slide, 2, mpp):
+        for x, image in zip(batch.xs, batch.images_BHWC, strict=True):
+            alone = slide.read_resized(frame.to_level0(Box(x, batch.y, 32, 32)), Size(32, 32))
+            assert np.abs(image.astype(int) - alone).max() <= (1 if mpp == 1.7 else 0)
 
 
 def test_threads_change_nothing(path: Path) -> None:

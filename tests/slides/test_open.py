@@ -23,10 +23,12 @@ def test_every_reader_stands_under_its_own_name() -> None:
 def test_content_decides_and_not_the_name(tmp_path: Path, suffix: str) -> None:
     tiled = write_tiff(tmp_path / f"tiled{suffix}", scene(SIZE), 0.5, TiffDialect("aperio"))
     Image.fromarray(scene(SIZE)).save(tmp_path / f"image{suffix}", "PNG")
-    tifffile.imwrite(tmp_path / f"strips{suffix}", scene(SIZE), photometric="rgb")
+    tifffile.imwrite(tmp_path / f"strips{suffix}", scene(SIZE), photometric="rgb", metadata=None)
+    Image.fromarray(scene(SIZE)).quantize(16).save(tmp_path / f"palette{suffix}", "TIFF")
     assert open_slide(tiled).reader == "tiff"
     assert open_slide(tmp_path / f"image{suffix}").reader == "image"
-    assert open_slide(str(tmp_path / f"strips{suffix}")).reader == "image"
+    assert open_slide(str(tmp_path / f"strips{suffix}")).reader == "tiff"
+    assert open_slide(tmp_path / f"palette{suffix}").reader == "image"
 
 
 def test_a_slide_of_a_vendor_of_its_own_goes_to_openslide(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Tiled TIFF: the exam in four dialects, levels, missing tiles, refusals."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import imagecodecs
 import numpy as np
@@ -10,10 +10,11 @@ import simplejpeg
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from counterstain.errors import DamagedSlideError, UnsupportedSlideError
 from counterstain.geometry import Box, Size
-from counterstain.slides import OpenSlideSlide, Pixels, Slide, TiffSlide
+from counterstain.slides import OpenSlideSlide, Pixels, Slide, TiffSlide, open_slide
 from counterstain.slides import stored as stored_module
 from counterstain.slides import tiff as tiff_module
 from counterstain.slides.tiff import pyramid
@@ -61,6 +62,16 @@ class TestBigTiffWithoutLevels(SlideContract):
     def write(self, path: Path, pixels: Pixels, mpp: float | None) -> Path:
         dialect = TiffDialect(factors=(), tile_px=256, compression=None)
         return write_tiff(path.with_suffix(".btf"), pixels, mpp, dialect)
+
+
+class TestStrips(SlideContract):
+    """A pyramid stored in strips, each level's last one short."""
+
+    reader: ClassVar[type[Slide]] = TiffSlide
+
+    def write(self, path: Path, pixels: Pixels, mpp: float | None) -> Path:
+        dialect = TiffDialect(predictor=True, extra={"tile": None, "rowsperstrip": 20})
+        return write_tiff(path.with_suffix(".tif"), pixels, mpp, dialect)
 
 
 @pytest.mark.parametrize("kind", ["generic", "aperio"])
@@ -246,12 +257,70 @@ def test_what_cannot_be_shown_rightly_is_refused(
     assert str(path) in str(refusal.value)
 
 
-def test_strips_and_other_vendors_are_left_to_others(tmp_path: Path) -> None:
-    strips, trestle, text = (tmp_path / name for name in ("strips.tif", "trestle.tif", "text.tif"))
-    tifffile.imwrite(strips, scene(SIZE), photometric="rgb")
+_JPEG = {"compression": "jpeg", "compressionargs": {"level": 90}}
+
+
+@pytest.mark.parametrize("rows", [1, 16, 149])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"compression": None},
+        {"compression": "lzw", "predictor": True},
+        {"compression": "deflate"},
+        {"compression": "packbits"},
+        {"compression": "zstd"},
+        {"compression": "jpeg2000"},
+        _JPEG | {"subsampling": (2, 2)},
+        _JPEG | {"subsampling": (2, 1)},
+        _JPEG | {"compressionargs": {"level": 90, "outcolorspace": "rgb"}},
+    ],
+    ids=lambda extra: "-".join(map(str, extra.values())),
+)
+def test_strips_of_every_compression_give_what_tifffile_gives(tmp_path: Path, rows: int, extra: dict[str, Any]) -> None:
+    path = tmp_path / "strips.tif"
+    tifffile.imwrite(path, scene(SIZE), photometric="rgb", rowsperstrip=rows, metadata=None, **extra)
+    slide = open_slide(path, 0.5)
+    assert slide.reader == "tiff"
+    # imagecodecs and simplejpeg decode with the same library
+    np.testing.assert_array_equal(slide.read(Box.whole(SIZE), 0.5), tifffile.imread(path))
+
+
+def test_strips_of_other_kinds_are_read_as_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, path = scene(SIZE), tmp_path / "a.tif"
+    Image.fromarray(pixels).quantize(16).save(path)  # a palette
+    assert open_slide(path).reader == "image"
+    tifffile.imwrite(path, pixels, photometric="rgb", rowsperstrip=100)
+    assert open_slide(path).reader == "tiff"
+    monkeypatch.setattr(tiff_module, "_MOST_STRIP_PX", 99 * 203)
+    assert open_slide(path).reader == "image"
+
+
+def test_pages_in_strips_that_are_no_pyramid_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pages.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        for size in (SIZE, Size(180, 30)):
+            tiff.write(scene(size), photometric="rgb", metadata=None)
+    with pytest.raises(UnsupportedSlideError, match="2 pages in strips that are no pyramid"):
+        open_slide(path)
+
+
+def test_a_strip_that_was_cut_short_is_damaged_and_the_last_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, scene(SIZE), photometric="rgb", rowsperstrip=64, metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tag = tiff.pages.first.tags["StripByteCounts"]
+        tag.overwrite([64 * 203 * 3, 50 * 203 * 3, 21 * 203 * 3])
+    slide = TiffSlide(path, 0.5)
+    assert (slide.read(Box(0, 128, 203, 21), 0.5) == scene(SIZE)[128:]).all()
+    with pytest.raises(DamagedSlideError, match=r"tile \(0, 1\) of level 0 is 203 x 50, not 203 x 64"):
+        slide.read(Box(0, 64, 10, 10), 0.5)
+
+
+def test_other_vendors_are_left_to_others(tmp_path: Path) -> None:
+    trestle, text = (tmp_path / name for name in ("trestle.tif", "text.tif"))
     tifffile.imwrite(trestle, scene(SIZE), photometric="rgb", tile=(64, 64), software="MedScan 3.0", metadata=None)
     text.write_text("no TIFF")
-    for path, reason in ((strips, "none of its pages is tiled"), (trestle, "Trestle"), (text, "no TIFF")):
+    for path, reason in ((trestle, "Trestle"), (text, "no TIFF")):
         assert not TiffSlide.detects(path)
         with pytest.raises(UnsupportedSlideError, match=reason):
             TiffSlide(path)

@@ -62,6 +62,7 @@ class Coding:
         alpha: PREMULTIPLIED or STRAIGHT where there are 4 samples, else 0.
         is_differenced: Whether rows hold differences between neighbours (TIFF's predictor 2).
         jpeg_tables: The tables that all tiles share, a JPEG stream of its own; empty where there are none.
+        is_strip: Whether the tiles are strips: one that ends the level holds the rows that are left, and no more.
     """
 
     tile: Size
@@ -71,6 +72,7 @@ class Coding:
     alpha: int = 0
     is_differenced: bool = False
     jpeg_tables: bytes = b""
+    is_strip: bool = False
 
 
 def kind(coding: Coding) -> str:
@@ -153,12 +155,13 @@ def _decoded(data: bytes, coding: Coding) -> Pixels:
         if coding.compression == YCBCR_JPEG2000 and not _has_small_chroma(data):
             return _from_ycbcr(image)
         return _to_rgb(image, coding)
-    num = coding.tile.area * coding.samples
+    row = coding.tile.width * coding.samples
     # `out` bounds what damaged data may swell to
-    plain = data if coding.compression == RAW else _CODECS[coding.compression](data, out=num)
-    if len(plain) < num:
-        raise DamagedSlideError(f"a tile holds {len(plain)} bytes of the {num} it should")
-    image = np.frombuffer(plain, np.uint8, num).reshape(*coding.tile.shape, coding.samples)
+    plain = data if coding.compression == RAW else _CODECS[coding.compression](data, out=row * coding.tile.height)
+    height = min(len(plain) // row, coding.tile.height)
+    if height < (1 if coding.is_strip else coding.tile.height):
+        raise DamagedSlideError(f"a tile holds {len(plain)} bytes of the {row * coding.tile.height} it should")
+    image = np.frombuffer(plain, np.uint8, height * row).reshape(height, coding.tile.width, coding.samples)
     if coding.is_differenced:
         image = np.cumsum(image, axis=1, dtype=np.uint8)
     return _to_rgb(image, coding)

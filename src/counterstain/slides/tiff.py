@@ -1,4 +1,4 @@
-"""Tiled TIFF, Aperio SVS and OME-TIFF, their tiles decoded directly.
+"""Tiled TIFF, Aperio SVS and OME-TIFF, their tiles decoded directly; TIFF in strips, each strip taken for a tile.
 
 The structure is read once (`tiff_pages.py`): which pages are levels, where their tiles lie and how they are coded. What
 remains is plain data that travels with the slide; a read seeks, decodes (`codecs.py`) and copies, without OpenSlide.
@@ -30,6 +30,7 @@ from counterstain.slides.tiff_pages import Page, Structure, is_tiff, is_tiled, r
 # Bytes of decoded tiles a handle keeps for the next box: a row of 256 px tiles across 30,000 px. Scans keep their own.
 _CACHE_BYTES = 24 << 20
 _MOST_TILE_PX = 1 << 26  # a tile is decoded at once
+_MOST_STRIP_PX = 1 << 22  # and so is a strip, for any part of it: images in few strips are read whole, by `image.py`
 _REDUCED = 1  # NewSubfileType of a level; other bits mean masks and macro images
 _APERIO = "Aperio "
 
@@ -61,14 +62,14 @@ class _Handle:
 
 
 class TiffSlide(Slide):
-    """A tiled TIFF whose pages are a pyramid: Aperio SVS, OME-TIFF (levels in SubIFDs too), generic."""
+    """A TIFF whose pages are a pyramid, in tiles or strips: Aperio SVS, OME-TIFF (levels in SubIFDs too), generic."""
 
     reader: ClassVar[str] = "tiff"
     _tiled: tuple[StoredLevel, ...]
 
     @classmethod
     def detects(cls, path: Path) -> bool:
-        return is_tiff(path) and is_tiled(path)
+        return is_tiff(path) and (is_tiled(path) or _has_short_strips(path))
 
     def _read_header(self) -> Header:
         if not is_tiff(self.path):
@@ -88,7 +89,9 @@ class TiffSlide(Slide):
             properties=properties,
         )
 
-    def tile_bytes(self) -> tuple[TileBytes, ...]:
+    def tile_bytes(self) -> tuple[TileBytes, ...] | None:
+        if self._tiled[0].coding.is_strip:
+            return None  # a strip's size does not tell where in its width something lies
         return tuple(
             TileBytes(
                 number, stored.coding.tile, stored.num_bytes.reshape(-1, stored.across), codecs.kind(stored.coding)
@@ -98,29 +101,35 @@ class TiffSlide(Slide):
 
     def _levels_of(self, structure: Structure) -> list[Page]:
         """The pages that are levels, finest first."""
-        tiled = [page for page in structure.pages if _is_level(page)]
-        if not tiled:
-            raise self._unsupported("none of its pages is tiled", "Convert it to a tiled pyramid.")
-        base = max(tiled, key=lambda page: page.size.area)
-        planes = [page for page in tiled if page.size == base.size]
+        pages = [page for page in _stored_alike(structure) if _is_level(page)]
+        if not pages:
+            raise self._unsupported("none of its pages is a level", "Convert it to a tiled pyramid.")
+        base = max(pages, key=lambda page: page.size.area)
+        planes = [page for page in pages if page.size == base.size]
         if len(planes) > 1:
             raise self._unsupported(
                 f"it holds {len(planes)} planes of the same size, a stack or single channels",
                 "Export one RGB plane of it.",
             )
-        candidates = [page for page in (*tiled, *base.sub_pages) if page is not base and _is_level(page)]
-        return [base, *(candidates[position] for position in pyramid(base.size, [page.size for page in candidates]))]
+        below = [page for page in base.sub_pages if _is_level(page) and page.is_tiled == base.is_tiled]
+        candidates = [page for page in (*pages, *below) if page is not base]
+        chosen = pyramid(base.size, [page.size for page in candidates])
+        if not base.is_tiled and len(chosen) < len(candidates):
+            raise self._unsupported(
+                f"it holds {len(candidates) + 1} pages in strips that are no pyramid", "Export one page of it."
+            )
+        return [base, *(candidates[position] for position in chosen)]
 
     def _tiled_level(self, page: Page) -> StoredLevel:
         reason = _unreadable(page)
         if reason is not None:
             raise self._unsupported(reason, "Convert it to 8 bit RGB with JPEG or deflate compression.")
-        assert page.tile is not None
         across, down = -(-page.size.width // page.tile.width), -(-page.size.height // page.tile.height)
         num_tiles = across * down
         offsets, num_bytes = page.offsets[:num_tiles], page.num_bytes[:num_tiles]
         if min(offsets.size, num_bytes.size) < num_tiles:
-            raise self._damaged(f"it lists {offsets.size} places and {num_bytes.size} lengths of {num_tiles} tiles")
+            parts = "tiles" if page.is_tiled else "strips"
+            raise self._damaged(f"it lists {offsets.size} places and {num_bytes.size} lengths of {num_tiles} {parts}")
         coding = Coding(
             tile=page.tile,
             compression=page.compression,
@@ -129,6 +138,7 @@ class TiffSlide(Slide):
             alpha=page.alphas[0] if page.alphas else 0,
             is_differenced=page.predictor == 2,
             jpeg_tables=page.jpeg_tables,
+            is_strip=not page.is_tiled,
         )
         return StoredLevel(page.size, coding, offsets, np.where(offsets == 0, np.uint64(0), num_bytes))
 
@@ -213,10 +223,26 @@ def _is_reduced(base: Size, size: Size) -> bool:
     return low <= high
 
 
+def _has_short_strips(path: Path) -> bool:
+    """Whether a TIFF without tiles is stored in strips that can be decoded one by one, each a small part of it."""
+    structure = read_structure(path)
+    pages = [page for page in _stored_alike(structure) if _is_level(page)]
+    return (
+        structure.foreign is None
+        and bool(pages)
+        and all(_unreadable(page) is None and page.tile.area <= _MOST_STRIP_PX for page in pages)
+    )
+
+
+def _stored_alike(structure: Structure) -> list[Page]:
+    """The pages in tiles; all of them where none is: what lies in strips beside tiles is a label or a thumbnail."""
+    return [page for page in structure.pages if page.is_tiled] or list(structure.pages)
+
+
 def _is_level(page: Page) -> bool:
-    """Whether a page may be a level: tiled, and no label, macro image or mask."""
+    """Whether a page may be a level: no label, macro image or mask."""
     words = page.text.split("\n", 1)[-1].split() if page.text.startswith(_APERIO) else []
-    return page.tile is not None and not page.kind & ~_REDUCED and words[:1] not in (["label"], ["macro"])
+    return not page.kind & ~_REDUCED and words[:1] not in (["label"], ["macro"])
 
 
 def _unreadable(page: Page) -> str | None:
@@ -227,7 +253,7 @@ def _unreadable(page: Page) -> str | None:
         return f"its compression {page.compression} is not known"
     if not page.is_usual or page.predictor not in (1, 2):
         return "its colours lie in separate planes, or its bits in an unusual order"
-    if page.tile is not None and page.tile.area > _MOST_TILE_PX:
+    if page.tile.area > _MOST_TILE_PX:
         return f"its tiles of {page.tile.width} x {page.tile.height} are too large to be decoded at once"
     is_rgba = page.samples == 4 and page.alphas in ((codecs.PREMULTIPLIED,), (codecs.STRAIGHT,))
     kinds = {

@@ -46,7 +46,8 @@ class Page:
 
     Args:
         size: Its pixels.
-        tile: Its tiles' size; None where it is stored in strips.
+        tile: Its tiles' size; a strip's where it is stored in strips.
+        is_tiled: Whether it is stored in tiles.
         offsets: Where each tile or strip begins.
         num_bytes: How long each is.
         samples: A pixel's.
@@ -64,7 +65,8 @@ class Page:
     """
 
     size: Size
-    tile: Size | None
+    tile: Size
+    is_tiled: bool
     offsets: npt.NDArray[np.uint64]
     num_bytes: npt.NDArray[np.uint64]
     samples: int
@@ -127,7 +129,7 @@ def read_structure(path: Path) -> Structure:
         first: Any = tiff.pages.first
         pages = tuple(_page(page) for page in tiff.pages)
         for page in pages:
-            if min(min(part.size.shape + (part.tile or part.size).shape) for part in (page, *page.sub_pages)) < 1:
+            if min(min(part.size.shape + part.tile.shape) for part in (page, *page.sub_pages)) < 1:
                 raise DamagedSlideError(damage(path, f"a page of {page.size}, or one of its SubIFDs, is empty"))
         return Structure(
             pages=pages,
@@ -163,12 +165,14 @@ def _foreign(tiff: tifffile.TiffFile) -> str | None:
 
 def _page(page: Any) -> Page:
     size = Size(int(page.imagewidth), int(page.imagelength))
-    tile = Size(int(page.tilewidth), int(page.tilelength)) if page.is_tiled else None
+    is_tiled = bool(page.is_tiled)
+    strip = Size(size.width, min(int(page.rowsperstrip) or size.height, size.height))
     bits = page.bitspersample
     order = (int(page.fillorder), int(page.imagedepth), int(page.planarconfig) if page.samplesperpixel > 1 else 1)
     return Page(
         size=size,
-        tile=tile,
+        tile=Size(int(page.tilewidth), int(page.tilelength)) if is_tiled else strip,
+        is_tiled=is_tiled,
         offsets=np.array(page.dataoffsets, np.uint64),
         num_bytes=np.array(page.databytecounts, np.uint64),
         samples=int(page.samplesperpixel),
