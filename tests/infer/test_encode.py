@@ -1,7 +1,5 @@
 import importlib.util
-import os
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from counterstain.infer.rows import PartialRows
 from counterstain.models.encoders import backbone_encoder
 from counterstain.slides import open_slide
 from counterstain.testing.encoding import CELL_UM, CELLS, CPU, INPUT_PX, MeanEncoder, damage, write_tissue
+from counterstain.testing.processes import exit_code
 
 
 @pytest.fixture
@@ -136,9 +135,7 @@ def test_a_killed_encoding_goes_on_at_its_chunk_and_ends_the_same(
 ) -> None:
     monkeypatch.setattr(encode, "_CHUNK_CELLS", killed.CHUNK)
     num_batches = killed.run(tissue, tmp_path / "whole")
-    command = [sys.executable, str(killed.__file__), str(tissue), str(tmp_path / "out"), str(batch)]
-    done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert exit_code(Path(str(killed.__file__)), tissue, tmp_path / "out", batch) == -signal.SIGKILL
     assert not feature_path(tmp_path / "out", "mean").exists()
     batches_to_a_chunk = killed.CHUNK // killed.SETTINGS.batch_size
     kept = batch // batches_to_a_chunk * batches_to_a_chunk

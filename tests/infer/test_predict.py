@@ -1,7 +1,6 @@
 import dataclasses
 import importlib.util
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +29,7 @@ from counterstain.testing.planted import (
     agreement,
     plant,
 )
+from counterstain.testing.processes import exit_code
 from counterstain.tissue import Tissue
 
 CPU = PredictSettings(device="cpu", num_workers=0, map_stride=1, chunk_px=64, clip_to_tissue=False)
@@ -287,8 +287,7 @@ def test_a_killed_prediction_ends_like_one_that_was_not(tmp_path: Path) -> None:
     killed = killed_module()
     whole, num_whole = killed.predict(slide.path, tmp_path / "whole")
     killed_at, out = num_whole * 2 // 3, tmp_path / "killed"
-    command = [sys.executable, str(Path(__file__).with_name("killed.py")), slide.path, out, str(killed_at)]
-    assert subprocess.run(command, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert exit_code(Path(__file__).with_name("killed.py"), slide.path, out, killed_at) == -signal.SIGKILL
     attributes = dict(zarr.open_group(out / "map.zarr", mode="r").attrs)
     assert attributes["bands_done"] > 0
     assert not attributes["complete"]

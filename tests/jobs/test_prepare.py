@@ -2,8 +2,6 @@ import importlib.util
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from counterstain.data.table import TABLE
 from counterstain.errors import ExistingOutputError, InputError, StaleResultError
 from counterstain.geometry import Frame, Point, Size
 from counterstain.slides import open_slide
+from counterstain.testing.processes import exit_code
 from counterstain.testing.slide_cohorts import PATCH_PX, FakeCamelyon16, write_asap, write_camelyon16
 
 
@@ -112,9 +111,7 @@ def test_the_report_counts_what_was_made(made: Path) -> None:
 def test_a_killed_run_goes_on_to_the_same_folder(made: Path, cohort: FakeCamelyon16, tmp_path: Path) -> None:
     out = tmp_path / "out"
     script = Path(__file__).with_name("killed.py")
-    arguments = [sys.executable, str(script), str(cohort.folder), str(out), "30"]
-    done = subprocess.run(arguments, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert exit_code(script, cohort.folder, out, 30) == -signal.SIGKILL
     assert not (out / TABLE).exists()
     cut = {path: path.stat().st_mtime_ns for path in (out / "images").glob("[!.]*")}
     assert len(cut) == 30

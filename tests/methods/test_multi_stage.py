@@ -1,10 +1,6 @@
 import csv
-import os
 import shutil
 import signal
-import subprocess
-import sys
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +28,7 @@ from counterstain.models.weights import digest, write_state
 from counterstain.results import UNCOVERED, Classes
 from counterstain.settings import build, to_tree
 from counterstain.testing.methods import DenseMethodContract
+from counterstain.testing.processes import start
 from counterstain.training import TrainSettings
 from counterstain.training.fit import read_losses
 
@@ -114,15 +111,13 @@ def test_a_run_killed_in_both_trainings_ends_like_an_uninterrupted_one(textures:
         f"config, settings = {CONFIG!r}, {settings!r}\n"
         f"MultiStage.create(config, data, tile_px=32, seed=1).fit(data, Path({str(killed)!r}), settings)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     for stage in ("stage1", "stage2"):
-        process = subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL)
+        process = start(script)
         while not (killed / stage / "checkpoints" / "last.ckpt").exists():
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(0.02)
-            assert process.returncode is None, "the training ended before it could be killed"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+            process.join(0.02)
+            assert process.is_alive(), "the training ended before it could be killed"
+        process.kill()
+        process.join()
         assert not (killed / stage / "weights.safetensors").exists()
         assert not (killed / "model.json").exists()
 

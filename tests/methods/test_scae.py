@@ -1,9 +1,6 @@
 """Training of the S-CAE, its run folder, the encoder made of it, and the search for rho."""
 
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +29,7 @@ from counterstain.methods.scae import (
     train_scae,
 )
 from counterstain.models.encoders import PatchEncoder
+from counterstain.testing.processes import exit_code
 from counterstain.training import TrainSettings
 from counterstain.training.fit import read_losses
 
@@ -206,9 +204,7 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(cells: DrawnCells, tmp
         "fitting._save_checkpoint = die\n"
         f"train_scae(drawn(), Path({str(killed)!r}), CONFIG, {settings!r})\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL, check=False)
-    assert done.returncode == -signal.SIGKILL, "it was not killed"
+    assert exit_code(script) == -signal.SIGKILL, "it was not killed"
     assert not (killed / "model.json").exists()
     train_scae(cells, killed, CONFIG, settings)
     train_scae(cells, tmp_path / "whole", CONFIG, settings)

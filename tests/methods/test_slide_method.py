@@ -1,8 +1,6 @@
 import json
 import runpy
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from counterstain.metrics import points_at_tumour, tile_auroc
 from counterstain.models.backbones import ResNet
 from counterstain.models.weights import write_state
 from counterstain.testing.encoded_slides import planted_cells, write_encoded_slides
+from counterstain.testing.processes import exit_code
 from counterstain.training import TrainSettings
 from counterstain.training.fit import read_losses
 
@@ -93,9 +92,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
 ) -> None:
     case = _KILLED["CASES"][name]
     case.fit(halves, tmp_path / "whole")
-    arguments = [str(tmp_path / "encoded"), str(tmp_path / "killed"), name]
-    done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert exit_code(SCRIPT, tmp_path / "encoded", tmp_path / "killed", name) == -signal.SIGKILL
     assert not (tmp_path / "killed" / "model.json").exists()
     resumed, whole = case.fit(halves, tmp_path / "killed"), load_slide_method(tmp_path / "whole")
     for name, tensor in whole.network.state_dict().items():

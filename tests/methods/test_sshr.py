@@ -1,8 +1,5 @@
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from counterstain.methods.optimise import rate_share
 from counterstain.methods.sshr import halo_px, parameter_groups
 from counterstain.results import Classes
 from counterstain.testing.methods import DenseMethodContract
+from counterstain.testing.processes import start
 from counterstain.training import TrainSettings
 from counterstain.training.fit import read_losses
 
@@ -133,13 +131,12 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(textures: PatchDataset
         f"config, settings = {CONFIG!r}, {settings!r}\n"
         f"SSHR.create(config, data, tile_px=32, seed=1).fit(data, Path({str(tmp_path / 'killed')!r}), settings)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL)
+    process = start(script)
     checkpoint = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     while not checkpoint.exists():
-        assert process.poll() is None, "the training ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        assert process.is_alive(), "the training ended before it could be killed"
+    process.kill()
+    process.join()
     assert not (tmp_path / "killed" / "model.json").exists()
     with pytest.raises(MissingFileError, match="has not finished"):
         load_method(tmp_path / "killed")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 from counterstain.data import open_patches
@@ -54,3 +55,7 @@ def die(data: Path, run: Path, place: str, count: int) -> None:
 
     setattr(owner, name, dying)
     train(data, run)
+
+
+if __name__ == "__main__":
+    die(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

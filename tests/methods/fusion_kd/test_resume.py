@@ -1,6 +1,5 @@
 """Killed in any round, a run goes on and ends with the same ledger, the same model and nothing more on disk."""
 
-import multiprocessing
 import signal
 import sys
 from collections.abc import Callable
@@ -11,10 +10,11 @@ import pytest
 from counterstain.files import read_json
 from counterstain.methods import model_digest
 from counterstain.testing.blobs import write_blobs
+from counterstain.testing.processes import exit_code
 from counterstain.training.fit import read_losses
 
 sys.path.insert(0, str(Path(__file__).parent))
-from killed import die, train
+from killed import train
 
 Kill = Callable[[str, int], None]
 
@@ -36,25 +36,13 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.fixture(scope="module")
-def processes() -> multiprocessing.context.ForkServerContext:
-    """Processes that begin with what takes seconds to import."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["counterstain.methods", "lightning.pytorch", "sklearn.linear_model", "sklearn.metrics"]
-    )
-    return context
-
-
 @pytest.fixture
-def kill(processes: multiprocessing.context.ForkServerContext, folder: Path, tmp_path: Path) -> Kill:
+def kill(folder: Path, tmp_path: Path) -> Kill:
     """Trains in a process that kills itself."""
 
     def killed(place: str, count: int) -> None:
-        process = processes.Process(target=die, args=(folder, tmp_path, place, count))
-        process.start()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL, "it was not killed there"
+        script = Path(__file__).with_name("killed.py")
+        assert exit_code(script, folder, tmp_path, place, count) == -signal.SIGKILL, "it was not killed there"
         assert not (tmp_path / "model.json").exists()
 
     return killed
