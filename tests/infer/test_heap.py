@@ -16,8 +16,8 @@ class Watched(HeapTrimmer):
         super().__init__()
         self.num_trimmed = 0
 
-    def trim(self) -> None:
-        super().trim()
+    def now(self) -> None:
+        super().now()
         self.num_trimmed += 1
         self._not_before_s = 0.0
 

@@ -12,7 +12,6 @@ Does not know: what the memory was for.
 """
 
 import ctypes
-import gc
 import os
 import platform
 import time
@@ -31,20 +30,15 @@ class HeapTrimmer:
         self._trim = _glibc_trim()
         self._low_bytes, self._not_before_s = 0, 0.0
 
-    def now(self) -> None:
-        """Gives back what is free, after something large has ended."""
-        gc.collect()  # what tifffile read of a large slide's index hangs together in a circle
-        self.trim()
-
     def when_grown(self) -> None:
         """Gives back what is free, when there is much more in memory than the last time."""
         if self._trim is None or time.monotonic() < self._not_before_s:
             return
         if _resident_bytes() > self._low_bytes + _GROWN_BYTES:
-            self.trim()
+            self.now()
 
-    def trim(self) -> None:
-        """Gives back what is free. Takes milliseconds."""
+    def now(self) -> None:
+        """Gives back what is free, after something large has ended. Takes milliseconds."""
         if self._trim is None:
             return
         start = time.monotonic()
