@@ -107,3 +107,17 @@ def test_a_pixel_is_the_same_in_whatever_piece_it_is_made(scale: float) -> None:
         return resample(pixels[rows.first : rows.last, columns.first : columns.last], rows, columns)
 
     assert (made(0, 130)[17:101, 17:101] == made(17, 84)).all()
+
+
+@pytest.mark.parametrize("scale", [8 / 7, 1.5, 16 / 7])
+def test_weights_that_come_again_make_the_same_pixels_at_once(scale: float) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 600, 3), np.uint8)
+    whole = [axis_of(3, scale, 210, size, size) for size in (500, 600)]
+    piece = [axis_of(3, scale, 83, size, size, first=17) for size in (500, 600)]
+    assert all(resample_module._cycle(axis) is not None for axis in whole)
+    assert all(resample_module._cycle(axis) is None for axis in piece)
+    at_once, in_blocks = (
+        resample(pixels[rows.first : rows.last, columns.first : columns.last], rows, columns)
+        for rows, columns in (whole, piece)
+    )
+    assert (at_once[17:100, 17:100] == in_blocks).all()

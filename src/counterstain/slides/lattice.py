@@ -134,7 +134,7 @@ class Lattice:
             into: (height, width, 3) uint8 of the box; with `is_level` it may be the same memory as `pixels`.
         """
         if not self.is_whole:
-            into[...] = self._resampled(pixels, source, box)
+            self._resampled(pixels, source, box, into)
             return
         inner = self._inner(box)
         edges = [(part, self._resampled(pixels, source, part)) for part in _around(box, inner)]
@@ -152,11 +152,11 @@ class Lattice:
         (left, right), (top, bottom) = self.x.inside(), self.y.inside()
         return box.intersection(Box.from_corners(left, top, right, bottom))
 
-    def _resampled(self, pixels: Pixels, source: Box, box: Box) -> Pixels:
+    def _resampled(self, pixels: Pixels, source: Box, box: Box, into: Pixels | None = None) -> Pixels:
         columns, rows = self.x.axis(int(box.x), int(box.width)), self.y.axis(int(box.y), int(box.height))
         left, top = int(source.x), int(source.y)
         part = pixels[rows.first - top : rows.last - top, columns.first - left : columns.last - left]
-        return resample(part, rows, columns)
+        return resample(part, rows, columns, into)
 
 
 @lru_cache(maxsize=256)

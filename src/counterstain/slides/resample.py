@@ -13,6 +13,7 @@ Does not know: slides, levels' files, resolutions.
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -104,21 +105,25 @@ def _neighbours(
     return index, weight
 
 
-def resample(pixels: Pixels, rows: Axis, columns: Axis) -> Pixels:
+def resample(pixels: Pixels, rows: Axis, columns: Axis, into: Pixels | None = None) -> Pixels:
     """Resamples an image; what the slide does not cover is white.
 
     Args:
         pixels: (rows.last - rows.first, columns.last - columns.first, 3) uint8, the source pixels that both axes need.
+        into: Memory to use, of the answer's shape; its rows may lie apart.
 
     Returns:
-        (rows' outputs, columns' outputs, 3) uint8, contiguous.
+        (rows' outputs, columns' outputs, 3) uint8; `into`, or contiguous.
     """
-    height, width = rows.coverage.size, columns.coverage.size
+    made = np.empty((rows.coverage.size, columns.coverage.size, 3), np.uint8) if into is None else into
     if rows.is_empty or columns.is_empty:
-        return np.full((height, width, 3), _WHITE, np.uint8)
-    if max(_taps(rows), _taps(columns)) > _MOST_TAPS:
-        return _by_sparse(pixels, rows, columns)
-    return np.concatenate([_by_blocks(pixels, rows, columns, part) for part in _parts(width)], axis=1)
+        made[...] = _WHITE
+    elif max(_taps(rows), _taps(columns)) > _MOST_TAPS:
+        made[...] = _by_sparse(pixels, rows, columns)
+    else:
+        for part in _parts(columns):
+            _by_blocks(pixels, rows, columns, part, made[:, part])
+    return made
 
 
 def _by_sparse(pixels: Pixels, rows: Axis, columns: Axis) -> Pixels:
@@ -137,6 +142,8 @@ _WEIGHT, _BETWEEN = 4096, 16
 _MOST_TAPS = 6
 _PART = 192  # outputs made at once: what they are made of stays in the processor's cache
 _ROWS = 128  # and products are too small for a matrix library to start threads of its own
+_LARGEST_PRODUCT = 1 << 18  # multiplications: beyond it, OpenBLAS does
+_LONGEST_CYCLE = 16  # longer ones multiply more zeros than blocks do
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,68 +165,152 @@ def _taps(axis: Axis) -> int:
     return int(axis.weights.indices.size // axis.coverage.size)
 
 
-def _parts(num: int) -> list[slice]:
-    return [slice(start, min(start + _PART, num)) for start in range(0, num, _PART)]
+@dataclass(frozen=True, slots=True)
+class _Cycle:
+    """Weights that come again every few pixels, so that all outputs are made by one product.
+
+    Args:
+        outputs: After how many they come again.
+        sources: How many these are made of, and no others.
+        weights: (outputs, sources) float32, as a block's.
+    """
+
+    outputs: int
+    sources: int
+    weights: npt.NDArray[np.float32]
+
+
+def _parts(columns: Axis) -> list[slice]:
+    num, cycle = columns.coverage.size, _cycle(columns)
+    step = _PART if cycle is None else _PART // cycle.outputs * cycle.outputs
+    return [slice(start, min(start + step, num)) for start in range(0, num, step)]
+
+
+def _whole_weights(axis: Axis, part: slice) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+    """(outputs, taps): source pixels, and weights in whole numbers whose sums are those of the coverage."""
+    shape = axis.coverage.size, _taps(axis)
+    index, weight = axis.weights.indices.reshape(shape)[part], axis.weights.data.reshape(shape)[part]
+    whole = np.rint(weight * _WEIGHT)
+    whole[np.arange(len(whole)), weight.argmax(1)] += _whole_coverage(axis)[part] - whole.sum(1)
+    return index, np.where(whole > 0, whole, 0)
+
+
+def _whole_coverage(axis: Axis) -> npt.NDArray[np.float32]:
+    return np.rint(axis.coverage * _WEIGHT)
 
 
 @lru_cache(maxsize=64)
 def _blocks(axis: Axis, length: int, first: int, past: int) -> tuple[_Block, ...]:
     """Blocks whose products are sixteenths of pixels."""
-    shape = axis.coverage.size, _taps(axis)
-    index, weight = axis.weights.indices.reshape(shape), axis.weights.data.reshape(shape)
     blocks = []
     for start in range(first, past, length):
         part = slice(start, min(start + length, past))
-        whole = np.rint(weight[part] * _WEIGHT)
-        missing = np.rint(axis.coverage[part] * _WEIGHT) - whole.sum(1)
-        whole[np.arange(len(whole)), weight[part].argmax(1)] += missing
-        used = index[part][whole > 0]
+        index, whole = _whole_weights(axis, part)
+        used = index[whole > 0]
         low, high = (int(used.min()), int(used.max()) + 1) if used.size else (0, 1)
-        dense = np.zeros((len(whole), high - low), np.float32)
-        places = np.arange(len(whole))[:, None], np.clip(index[part] - low, 0, high - low - 1)
-        np.add.at(dense, places, np.where(whole > 0, whole, 0))
-        blocks.append(_Block(part, slice(low, high), dense * (_BETWEEN / _WEIGHT)))
+        blocks.append(_Block(part, slice(low, high), _dense(index - low, whole, high - low)))
     return tuple(blocks)
 
 
-@lru_cache(maxsize=256)
-def _colored(axis: Axis, length: int, first: int, past: int) -> tuple[_Block, ...]:
-    """Blocks for interleaved colours, sources first, of sixteenths of pixels."""
+def _dense(index: npt.NDArray[np.intp], whole: npt.NDArray[np.float32], num: int) -> npt.NDArray[np.float32]:
+    """(outputs, num) float32, weights of sixteenths."""
+    dense = np.zeros((len(whole), num), np.float32)
+    np.add.at(dense, (np.arange(len(whole))[:, None], np.clip(index, 0, num - 1)), whole)
+    return dense * np.float32(_BETWEEN / _WEIGHT)
+
+
+@lru_cache(maxsize=64)
+def _cycle(axis: Axis) -> _Cycle | None:
+    """The cycle of an axis; None where weights never come again, or rarely, or a pixel belongs to two turns."""
+    ratio = Fraction(axis.last - axis.first, axis.coverage.size)
+    outputs, sources = ratio.denominator, ratio.numerator
+    if outputs > _LONGEST_CYCLE or (_whole_coverage(axis) < _WEIGHT).any():
+        return None
+    index, whole = _whole_weights(axis, slice(None))
+    turns = np.arange(len(whole) // outputs)[:, None, None]
+    whole = whole.reshape(len(turns), outputs, -1)
+    index = np.where(whole > 0, index.reshape(whole.shape) - turns * sources, 0)
+    if (whole != whole[0]).any() or (index != index[0]).any() or index.min() < 0 or index.max() >= sources:
+        return None
+    return _Cycle(outputs, sources, _dense(index[0], whole[0], sources))
+
+
+def _colored(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """A block's weights for interleaved colours, sources first, of sixteenths of pixels."""
     eye = np.eye(3, dtype=np.float32)
-    return tuple(
-        _Block(
-            slice(3 * block.outputs.start, 3 * block.outputs.stop),
-            slice(3 * block.sources.start, 3 * block.sources.stop),
-            np.ascontiguousarray(np.kron(block.weights.T, eye) / np.float32(_BETWEEN**2), np.float32),
-        )
-        for block in _blocks(axis, length, first, past)
-    )
+    return np.ascontiguousarray(np.kron(weights.T, eye) / np.float32(_BETWEEN**2), np.float32)
 
 
-def _by_blocks(pixels: Pixels, rows: Axis, columns: Axis, part: slice) -> Pixels:
-    """Some of the columns of an answer."""
-    height, width = rows.coverage.size, part.stop - part.start
-    across = _colored(columns, min(12, 32 // _taps(columns)), part.start, part.stop)
-    left, right = min(block.sources.start for block in across), max(block.sources.stop for block in across)
-    source = pixels[:, left // 3 : right // 3].astype(np.float32).reshape(len(pixels), -1)
-    between = np.empty((height, right - left), np.float32)
-    for block in _blocks(rows, max(4, 32 // _taps(rows)), 0, height):
-        np.matmul(block.weights, source[block.sources], out=between[block.outputs])
+@lru_cache(maxsize=64)
+def _colored_cycle(axis: Axis) -> npt.NDArray[np.float32] | None:
+    cycle = _cycle(axis)
+    return None if cycle is None else _colored(cycle.weights)
+
+
+@lru_cache(maxsize=256)
+def _colored_blocks(axis: Axis, first: int, past: int) -> tuple[_Block, ...]:
+    """Blocks for interleaved colours."""
+    blocks = _blocks(axis, min(12, 32 // _taps(axis)), first, past)
+    return tuple(_Block(_tripled(one.outputs), _tripled(one.sources), _colored(one.weights)) for one in blocks)
+
+
+def _tripled(part: slice) -> slice:
+    return slice(3 * part.start, 3 * part.stop)
+
+
+def _by_blocks(pixels: Pixels, rows: Axis, columns: Axis, part: slice, into: Pixels) -> None:
+    """Makes some of the columns of an answer."""
+    sources = _sources(columns, part)
+    between = _down(pixels[:, sources].astype(np.float32).reshape(len(pixels), -1), rows)
+    made = _across(between, columns, part).reshape(into.shape)
+    made += 0.5  # the cast truncates
+    down, along = (cover / _WEIGHT for cover in (_whole_coverage(rows), _whole_coverage(columns)[part]))
+    if down.min() < 1 or along.min() < 1:
+        made += _WHITE * (1 - np.outer(down, along).astype(np.float32))[:, :, None]
+    np.copyto(into, made, casting="unsafe")
+
+
+def _sources(columns: Axis, part: slice) -> slice:
+    """The source columns that some of the outputs are made of."""
+    cycle = _cycle(columns)
+    if cycle is not None:
+        return slice(part.start // cycle.outputs * cycle.sources, part.stop // cycle.outputs * cycle.sources)
+    blocks = _colored_blocks(columns, part.start, part.stop)
+    return slice(min(one.sources.start for one in blocks) // 3, max(one.sources.stop for one in blocks) // 3)
+
+
+def _down(source: npt.NDArray[np.float32], rows: Axis) -> npt.NDArray[np.float32]:
+    """(outputs, 3 * columns) sixteenths of pixels, whole numbers."""
+    between, cycle = np.empty((rows.coverage.size, source.shape[1]), np.float32), _cycle(rows)
+    if cycle is not None:
+        turns = source.reshape(-1, cycle.sources, source.shape[1])
+        np.matmul(cycle.weights, turns, out=between.reshape(len(turns), cycle.outputs, -1))
+    else:
+        for block in _blocks(rows, max(4, 32 // _taps(rows)), 0, len(between)):
+            np.matmul(block.weights, source[block.sources], out=between[block.outputs])
     between += 0.5
-    np.floor(between, out=between)
-    made = np.empty((height, 3 * width), np.float32)
+    return np.floor(between, out=between)
+
+
+def _across(between: npt.NDArray[np.float32], columns: Axis, part: slice) -> npt.NDArray[np.float32]:
+    """(outputs, 3 * columns' outputs), of sixteenths."""
+    height = len(between)
+    made = np.empty((height, 3 * (part.stop - part.start)), np.float32)
+    weights = _colored_cycle(columns)
+    if weights is not None:
+        step = max(1, _LARGEST_PRODUCT // (between.shape[1] * weights.shape[1]))
+        for top in range(0, height, step):
+            turns = between[top : top + step].reshape(-1, len(weights))
+            np.matmul(turns, weights, out=made[top : top + step].reshape(len(turns), -1))
+        return made
+    blocks = _colored_blocks(columns, part.start, part.stop)
+    left = min(block.sources.start for block in blocks)
     for top in range(0, height, _ROWS):
-        for block in across:
+        for block in blocks:
             outputs = slice(block.outputs.start - 3 * part.start, block.outputs.stop - 3 * part.start)
             taken = between[top : top + _ROWS, block.sources.start - left : block.sources.stop - left]
-            made[top : top + _ROWS, outputs] = taken @ block.weights
-    made += 0.5  # astype truncates
-    pixels = made.astype(np.uint8).reshape(height, width, 3)
-    down, along = (np.rint(cover * _WEIGHT) / _WEIGHT for cover in (rows.coverage, columns.coverage[part]))
-    if down.min() < 1 or along.min() < 1:
-        white = _WHITE * (1 - np.outer(down, along).astype(np.float32))[:, :, None]
-        pixels = (made.reshape(height, width, 3) + white).astype(np.uint8)
-    return pixels
+            np.matmul(taken, block.weights, out=made[top : top + _ROWS, outputs])
+    return made
 
 
 def reduce(pixels: Pixels, factors: tuple[int, int]) -> Pixels:
