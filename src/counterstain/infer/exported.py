@@ -186,6 +186,7 @@ def key_of(step: Step, size: tuple[int, int]) -> str:
     return settings_hash(_FORMAT, OPSET, step.identity, repr(step.network), digest(tensors), size, versions, code)
 
 
+@cache
 def _version(name: str) -> str:
     try:
         return metadata.version(name)

@@ -186,13 +186,13 @@ def _parts(columns: Axis) -> list[slice]:
     return [slice(start, min(start + step, num)) for start in range(0, num, step)]
 
 
-def _whole_weights(axis: Axis, part: slice) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+def _whole_weights(axis: Axis, part: slice) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """(outputs, taps): source pixels, and weights in whole numbers whose sums are those of the coverage."""
     shape = axis.coverage.size, _taps(axis)
     index, weight = axis.weights.indices.reshape(shape)[part], axis.weights.data.reshape(shape)[part]
     whole = np.rint(weight * _WEIGHT)
     whole[np.arange(len(whole)), weight.argmax(1)] += _whole_coverage(axis)[part] - whole.sum(1)
-    return index, np.where(whole > 0, whole, 0)
+    return index, np.maximum(whole, 0)
 
 
 def _whole_coverage(axis: Axis) -> npt.NDArray[np.float32]:
@@ -212,7 +212,7 @@ def _blocks(axis: Axis, length: int, first: int, past: int) -> tuple[_Block, ...
     return tuple(blocks)
 
 
-def _dense(index: npt.NDArray[np.intp], whole: npt.NDArray[np.float32], num: int) -> npt.NDArray[np.float32]:
+def _dense(index: npt.NDArray[np.int32], whole: npt.NDArray[np.float32], num: int) -> npt.NDArray[np.float32]:
     """(outputs, num) float32, weights of sixteenths."""
     dense = np.zeros((len(whole), num), np.float32)
     np.add.at(dense, (np.arange(len(whole))[:, None], np.clip(index, 0, num - 1)), whole)
