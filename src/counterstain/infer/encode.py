@@ -45,6 +45,7 @@ from counterstain.infer.settings import RuntimeName
 from counterstain.infer.stream import Cutter
 from counterstain.models.encoders import PatchEncoder
 from counterstain.slides.base import Slide
+from counterstain.slides.scan import POOL
 from counterstain.tiles import TileRow
 from counterstain.tissue import Tissue
 
@@ -239,20 +240,21 @@ def cell_images(
     frame = Frame(cell.origin, down_x, down_y, Size(cell.size.width * input_px, cell.size.height * input_px))
     cutter = Cutter(frame, Size(input_px, input_px), _READ_CELLS, reader_threads(settings.num_workers), is_scaled=True)
     rows, unwanted = _rows_from(grid.cells_N2, start, input_px)
-    held: list[Images] = []
+    shape, filled = (settings.batch_size, input_px, input_px, 3), 0
+    batch = POOL.lease(*shape)
     with closing(cutter.stream(slide, rows)) as strips:
         for strip in strips:
             images = strip.images_BHWC[unwanted:]
             unwanted = 0
-            held.append(images)
-            if sum(map(len, held)) >= settings.batch_size:
-                joined = np.concatenate(held)
-                whole = len(joined) // settings.batch_size * settings.batch_size
-                yield from np.split(joined[:whole], whole // settings.batch_size)
-                held = [joined[whole:]]
-    rest = np.concatenate(held) if held else np.empty((0,), np.uint8)
-    if len(rest):
-        yield rest
+            while len(images):
+                taken, images = np.split(images, [len(batch) - filled])
+                batch[filled : filled + len(taken)] = taken
+                filled += len(taken)
+                if filled == len(batch):
+                    yield batch
+                    batch, filled = POOL.lease(*shape), 0
+    if filled:
+        yield batch[:filled]
 
 
 def _rows_from(cells_N2: npt.NDArray[np.int32], start: int, input_px: int) -> tuple[list[TileRow], int]:

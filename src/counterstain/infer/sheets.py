@@ -222,20 +222,26 @@ class Press:
             above, bottom = groups, cut.y + self.tile.height
 
     def _images(self, cut: Cut, sheet: Sheet, printed: Printed) -> Pixels:
-        tile, xs = self.tile, cut.xs
-        is_even = len(xs) < 3 or len(set(map(sub, xs[1:], xs[:-1]))) == 1
-        for box, pixels in zip(sheet.boxes, printed.panes, strict=True):
-            if is_even and box.x <= xs[0] and xs[-1] < box.right:
-                down, across, color = pixels.strides
-                start = (cut.y - int(box.y)) * down + (xs[0] - int(box.x)) * across
-                strides = ((xs[1] - xs[0]) * across if len(xs) > 1 else 0, down, across, color)
-                return np.ndarray((len(xs), *tile.shape, 3), np.uint8, pixels, start, strides)
-        images = np.empty((len(xs), *tile.shape, 3), np.uint8)
-        for image, x in zip(images, xs, strict=True):
-            for box, pixels in zip(sheet.boxes, printed.panes, strict=True):
-                if box.x <= x < box.right:
-                    image[...] = pixels[Box(x - box.x, cut.y - box.y, tile.width, tile.height).slices()]
-        return images
+        views = [self._view(cut.y, xs, sheet, printed) for xs in self._even(cut.xs, sheet)]
+        return views[0] if len(views) == 1 else np.concatenate(views)
+
+    def _even(self, xs: tuple[int, ...], sheet: Sheet) -> Iterator[tuple[int, ...]]:
+        """Runs of tiles that lie on one pane, equally far apart."""
+        panes = np.searchsorted([box.x for box in sheet.boxes], xs, "right").tolist()
+        steps, start = list(map(sub, xs[1:], xs[:-1])), 0
+        for stop in range(1, len(xs) + 1):
+            if stop == len(xs) or panes[stop] != panes[start] or steps[stop - 1] != steps[start]:
+                yield xs[start:stop]
+                start = stop
+
+    def _view(self, y: int, xs: tuple[int, ...], sheet: Sheet, printed: Printed) -> Pixels:
+        """(tiles, height, width, 3) of a run, which share memory where they overlap."""
+        place = next(place for place, box in enumerate(sheet.boxes) if box.x <= xs[0] < box.right)
+        box, pixels = sheet.boxes[place], printed.panes[place]
+        down, across, color = pixels.strides
+        start = (y - int(box.y)) * down + (xs[0] - int(box.x)) * across
+        strides = ((xs[1] - xs[0]) * across if len(xs) > 1 else 0, down, across, color)
+        return np.ndarray((len(xs), *self.tile.shape, 3), np.uint8, pixels, start, strides)
 
     def _refuse_missing(self, cut: Cut, failures: dict[int, DamagedSlideError]) -> None:
         for tile in self._stored_under([self._cut(cut.row, cut.y, cut.xs)]).tolist():
