@@ -199,6 +199,11 @@ def _whole_coverage(axis: Axis) -> npt.NDArray[np.float32]:
     return np.rint(axis.coverage * _WEIGHT)
 
 
+@lru_cache(maxsize=256)
+def _is_covered(axis: Axis) -> bool:
+    return bool((_whole_coverage(axis) == _WEIGHT).all())
+
+
 @lru_cache(maxsize=64)
 def _blocks(axis: Axis, length: int, first: int, past: int) -> tuple[_Block, ...]:
     """Blocks whose products are sixteenths of pixels."""
@@ -219,12 +224,12 @@ def _dense(index: npt.NDArray[np.int32], whole: npt.NDArray[np.float32], num: in
     return dense * np.float32(_BETWEEN / _WEIGHT)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _cycle(axis: Axis) -> _Cycle | None:
     """The cycle of an axis; None where weights never come again, or rarely, or a pixel belongs to two turns."""
     ratio = Fraction(axis.last - axis.first, axis.coverage.size)
     outputs, sources = ratio.denominator, ratio.numerator
-    if outputs > _LONGEST_CYCLE or (_whole_coverage(axis) < _WEIGHT).any():
+    if outputs > _LONGEST_CYCLE or not _is_covered(axis):
         return None
     index, whole = _whole_weights(axis, slice(None))
     turns = np.arange(len(whole) // outputs)[:, None, None]
@@ -241,7 +246,7 @@ def _colored(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(np.kron(weights.T, eye) / np.float32(_BETWEEN**2), np.float32)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _colored_cycle(axis: Axis) -> npt.NDArray[np.float32] | None:
     cycle = _cycle(axis)
     return None if cycle is None else _colored(cycle.weights)
@@ -264,8 +269,8 @@ def _by_blocks(pixels: Pixels, rows: Axis, columns: Axis, part: slice, into: Pix
     between = _down(pixels[:, sources].astype(np.float32).reshape(len(pixels), -1), rows)
     made = _across(between, columns, part).reshape(into.shape)
     made += 0.5  # the cast truncates
-    down, along = (cover / _WEIGHT for cover in (_whole_coverage(rows), _whole_coverage(columns)[part]))
-    if down.min() < 1 or along.min() < 1:
+    if not (_is_covered(rows) and _is_covered(columns)):
+        down, along = (cover / _WEIGHT for cover in (_whole_coverage(rows), _whole_coverage(columns)[part]))
         made += _WHITE * (1 - np.outer(down, along).astype(np.float32))[:, :, None]
     np.copyto(into, made, casting="unsafe")
 

@@ -126,8 +126,16 @@ def cell_scores(view: Pixels, settings: RunsSettings) -> Floats:
     Returns:
         (rows, columns) float32 in (0, 1]: R / n, R = 1 + the number of changes along a raster scan of the n values.
     """
+    cell = settings.cell_px
+    # row by row: what is made of one stays in the processor's cache
+    rows = [_row_scores(view[top : top + cell], settings) for top in range(0, len(view) // cell * cell, cell)]
+    return np.stack(rows)
+
+
+def _row_scores(view: Pixels, settings: RunsSettings) -> Floats:
+    """(columns,) float32, of one row of cells."""
     cell, box = settings.cell_px, settings.box_px
-    rows, columns, side = view.shape[0] // cell, view.shape[1] // cell, cell // box
+    columns, side = view.shape[1] // cell, cell // box
     whole: Any = np.uint16 if 3 * box * box * 255 < 1 << 16 else np.uint32
     down = view[::box].astype(whole)
     for row in range(1, box):
@@ -136,8 +144,8 @@ def cell_scores(view: Pixels, settings: RunsSettings) -> Floats:
     sums = (down.reshape(-1, 3 * box).astype(np.float32) @ np.ones(3 * box, np.float32)).astype(whole)
     # floor(mean / step) without floats
     levels = sums // whole(3 * box * box * settings.step)
-    scan = levels.reshape(rows, side, columns, side).transpose(0, 2, 1, 3).reshape(rows, columns, side * side)
-    changes = np.count_nonzero(scan[:, :, 1:] != scan[:, :, :-1], axis=2)
+    scan = levels.reshape(side, columns, side).transpose(1, 0, 2).reshape(columns, side * side)
+    changes = np.count_nonzero(scan[:, 1:] != scan[:, :-1], axis=1)
     scores: Floats = ((1 + changes) / (side * side)).astype(np.float32)
     return scores
 
