@@ -45,7 +45,7 @@ from counterstain.infer.settings import RuntimeName
 from counterstain.infer.stream import Cutter
 from counterstain.models.encoders import PatchEncoder
 from counterstain.slides.base import Slide
-from counterstain.slides.scan import POOL
+from counterstain.slides.memory import POOL
 from counterstain.tiles import TileRow
 from counterstain.tissue import Tissue
 
