@@ -146,9 +146,8 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
         # numpy would warn where flipped bytes make tifffile's sums overflow
         with np.errstate(all="ignore"), tifffile.TiffFile(path) as tiff:
             yield tiff
-        vars(
-            tiff
-        ).clear()  # it and its pages refer to one another: a large index would stay until all objects are searched
+        # it and its pages refer to one another: a large index would stay until all objects are searched
+        vars(tiff).clear()
     except _STRUCTURE_ERRORS as error:
         reason = f"its TIFF structure can't be read ({type(error).__name__}: {error})"
         raise DamagedSlideError(damage(path, reason)) from error
