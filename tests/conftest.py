@@ -10,12 +10,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["COUNTERSTAIN_RUNTIME"] = "torch"
 
 import pytest
+import torch
 
 from counterstain.data import PatchDataset, open_patches
 from counterstain.testing.blobs import write_blobs
 from counterstain.testing.textures import write_textures
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no GPU here")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,7 @@ FLOORS = {
     "cache": 0.5,
     "results": 1,
     "layouts": 1.5,
+    "filled": 1,
     "settings": 1,
     "log": 1,
     "slides": 2,

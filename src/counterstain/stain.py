@@ -7,11 +7,13 @@ Does not know: slides, datasets, how often an image is changed.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from counterstain.errors import InputError
+from counterstain.filled import filled
 
 STAINS = ("haematoxylin", "eosin", "dab")
 """The order of the channels of separated stains."""
@@ -25,8 +27,8 @@ Source: Ruifrok and Johnston 2001, as the scientific Python packages publish it;
 DARKEST = 1e-3
 """Light below this counts as this much, so that black has a finite density."""
 
-_HED_TO_RGB = torch.tensor(HED_TO_RGB, dtype=torch.float64)
-_RGB_TO_HED = torch.linalg.inv(_HED_TO_RGB)
+_Matrix = Sequence[Sequence[float]]
+_RGB_TO_HED: _Matrix = torch.linalg.inv(torch.tensor(HED_TO_RGB, dtype=torch.float64)).tolist()
 
 _STEEPNESS = 5.0  # of a shift's rise from glass to stain: 0.05 of it at a density of 0.05, 0.84 at 0.5
 
@@ -64,7 +66,7 @@ def separate(images_BCHW: Tensor) -> Tensor:
 
 def combine(stains_BCHW: Tensor) -> Tensor:
     """Images of amounts of stain, the inverse of `separate`; (B, 3, H, W) float in [0, 1]."""
-    return od_to_rgb(_mixed(stains_BCHW, _HED_TO_RGB))
+    return od_to_rgb(_mixed(stains_BCHW, HED_TO_RGB))
 
 
 def jitter_hed(
@@ -106,8 +108,8 @@ def jitter_hed(
     return combine(stains_BCHW * factors + shifts * weight_B1HW)
 
 
-def _mixed(channels_BCHW: Tensor, matrix: Tensor) -> Tensor:
+def _mixed(channels_BCHW: Tensor, matrix: _Matrix) -> Tensor:
     """Each pixel's channels, as a row, times a matrix."""
-    weights = matrix.to(channels_BCHW, non_blocking=True)
+    weights = torch.stack([filled(row, channels_BCHW) for row in matrix])
     with torch.autocast(channels_BCHW.device.type, enabled=False):  # 8 bits of a density are steps of a grey value
         return torch.einsum("bchw,cd->bdhw", channels_BCHW, weights)

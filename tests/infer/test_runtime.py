@@ -33,7 +33,7 @@ def test_the_gpu_is_taken_where_there_is_one() -> None:
     assert choose_runtime().device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 def test_a_gpu_computes_in_half_precision() -> None:
     runtime = choose_runtime()
     assert runtime.autocast in (torch.bfloat16, torch.float16)

@@ -43,11 +43,11 @@ def test_a_scale_of_weight_zero_is_left_out() -> None:
 
 def test_where_no_class_reaches_its_threshold_the_likeliest_stands() -> None:
     presence_BC = torch.tensor([[0.1, 0.3, 0.2], [0.9, 0.1, 0.6]])
-    assert present_classes(presence_BC, torch.tensor([0.5, 0.5, 0.5])).tolist() == [
+    assert present_classes(presence_BC, (0.5, 0.5, 0.5)).tolist() == [
         [False, True, False],
         [True, False, True],
     ]
-    assert present_classes(presence_BC, torch.tensor([0.95, 0.05, 0.7])).tolist() == [
+    assert present_classes(presence_BC, (0.95, 0.05, 0.7)).tolist() == [
         [False, True, False],
         [False, True, False],
     ]

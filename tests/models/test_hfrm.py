@@ -115,3 +115,22 @@ def test_it_has_the_published_parameters(low: int, parameters: int) -> None:
     with torch.device("meta"):
         hfrm = HFRM(low, 4096)
     assert sum(parameter.numel() for parameter in hfrm.parameters()) == parameters
+
+
+@pytest.mark.parametrize("padding", ["zeros", "replicate"])
+@pytest.mark.parametrize(("semantic", "context"), [(True, True), (True, False), (False, True)])
+def test_a_folded_head_gives_and_learns_the_same(padding: str, semantic: bool, context: bool) -> None:
+    torch.manual_seed(0)
+    hfrm = HFRM(6, 16, 4, 7, padding, semantic, context).double()
+    head = torch.nn.Conv2d(6, 3, 1).double()
+    for parameter in hfrm.parameters():
+        torch.nn.init.normal_(parameter)
+    low_BCHW, deep_BDhw = (part.double().requires_grad_() for part in maps())
+    plain, folded = head(hfrm(low_BCHW, deep_BDhw)), hfrm.folded(low_BCHW, deep_BDhw, head)
+    torch.testing.assert_close(folded, plain)
+    assert torch.equal(hfrm.projected(low_BCHW, deep_BDhw, head), plain)  # on a CPU, to the last bit
+    learned = [low_BCHW, *hfrm.parameters(), *head.parameters()]
+    upstream = torch.randn_like(plain)
+    gradients = [torch.autograd.grad((found * upstream).sum(), learned) for found in (plain, folded)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, one)

@@ -12,7 +12,7 @@ Shapes: B images of a batch, H W their rows and columns, C channels of an embedd
 Does not know: which encoder it is, cohorts.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,15 +35,17 @@ from counterstain.errors import InputError
 from counterstain.files import settings_hash
 from counterstain.geometry import Frame, Size
 from counterstain.infer.cells import DEFAULT, CellSettings, keep_cells
+from counterstain.infer.device import Pipeline, place
 from counterstain.infer.heap import HeapTrimmer
 from counterstain.infer.lock import locked
 from counterstain.infer.onnx_runtime import Run
 from counterstain.infer.pool import float_images
 from counterstain.infer.rows import PartialRows
-from counterstain.infer.runtime import choose_runtime, open_elsewhere, or_torch, reader_threads, threads
+from counterstain.infer.runtime import Runtime, choose_runtime, open_elsewhere, or_torch, reader_threads, threads
 from counterstain.infer.settings import RuntimeName
 from counterstain.infer.stream import Cutter
 from counterstain.models.encoders import PatchEncoder
+from counterstain.results import EncoderSpec
 from counterstain.slides.base import Slide
 from counterstain.slides.memory import POOL
 from counterstain.tiles import TileRow
@@ -161,8 +163,7 @@ class _Work:
         filled = 0
         images = cell_images(self.slide, self.grid, self.step.input_px, done, self.settings)
         with closing(images), log.progress(f"Encoding {self.slide.path.name}", total, "cells", done=done) as counter:
-            for images_BHWC in images:
-                embeddings_BC = self.step.encode(images_BHWC)
+            for embeddings_BC in self.step.stream(images):
                 pending[filled : filled + len(embeddings_BC)] = embeddings_BC
                 filled += len(embeddings_BC)
                 done += len(embeddings_BC)
@@ -171,6 +172,27 @@ class _Work:
                     filled = 0
                 counter.advance(len(embeddings_BC))
                 heap.when_grown()
+
+
+@dataclass(frozen=True)
+class _Embed:
+    """A batch's pixels to its embeddings, on the device all the way: it may be captured in a CUDA graph."""
+
+    encoder: Run
+    runtime: Runtime
+    spec: EncoderSpec
+
+    def __call__(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
+        images_BCHW = float_images(pixels_BHWC)
+        with self.runtime.context():
+            embeddings_BC = self.encoder(images_BCHW)
+        expected = (len(images_BCHW), self.spec.num_features)
+        if tuple(embeddings_BC.shape) != expected:
+            raise InputError(
+                f"Encoder {self.spec.name} gave embeddings of shape {tuple(embeddings_BC.shape)}; {expected} was "
+                "expected."
+            )
+        return embeddings_BC.to(torch.float16)
 
 
 class EncoderStep:
@@ -183,7 +205,7 @@ class EncoderStep:
 
     def __init__(self, encoder: PatchEncoder, settings: EncodeSettings) -> None:
         runtime = choose_runtime(settings.device, settings.precision, settings.runtime)
-        encoder.to(runtime.device).eval()
+        place(encoder, runtime.device)
         self.spec, self.input_px = encoder.spec, encoder.input_px
 
         def make() -> Run:
@@ -192,30 +214,34 @@ class EncoderStep:
 
         self.runtime, run = or_torch(runtime, settings.runtime, make)
         self._encoder: Run = run or encoder
+        self._pipeline = Pipeline(
+            _Embed(self._encoder, self.runtime, self.spec), self.runtime.device, settings.batch_size
+        )
 
-    @torch.inference_mode()
     def encode(self, images_BHWC: Images) -> npt.NDArray[np.float16]:
         """Embeddings of images as they were read: (B, C).
 
         Raises:
             InputError: When they are no embeddings, or no numbers that float16 holds.
         """
-        images_BCHW = float_images(torch.from_numpy(images_BHWC).to(self.runtime.device))
-        with self.runtime.context():
-            embeddings_BC = self._encoder(images_BCHW)
-        expected = (len(images_BCHW), self.spec.num_features)
-        if tuple(embeddings_BC.shape) != expected:
-            raise InputError(
-                f"Encoder {self.spec.name} gave embeddings of shape {tuple(embeddings_BC.shape)}; {expected} was "
-                "expected."
-            )
-        stored: npt.NDArray[np.float16] = embeddings_BC.to(torch.float16).cpu().numpy()
-        if not np.isfinite(stored).all():
-            raise InputError(
-                f"Encoder {self.spec.name} gave values that are no numbers, or larger than float16 holds. Pass "
-                "--precision 32, or other weights."
-            )
-        return stored
+        return next(self.stream([images_BHWC]))
+
+    def stream(self, batches: Iterable[Images]) -> Generator[npt.NDArray[np.float16], None, None]:
+        """Each batch's embeddings, in order; on a GPU the next batches are under way meanwhile.
+
+        Args:
+            batches: At most `settings.batch_size` images each.
+
+        Raises:
+            InputError: As `encode` does.
+        """
+        for _, stored in self._pipeline.map(batches, lambda images: images):
+            if not np.isfinite(stored).all():
+                raise InputError(
+                    f"Encoder {self.spec.name} gave values that are no numbers, or larger than float16 holds. Pass "
+                    "--precision 32, or other weights."
+                )
+            yield stored
 
 
 def cell_images(

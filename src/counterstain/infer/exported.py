@@ -199,7 +199,9 @@ def _code() -> str:
     """A hash of the source of everything that a step may be made of: nobody has to remember to count a revision up."""
     root, hashed = Path(counterstain.__file__).parent, hashlib.sha256()
     rooms = [path for room in ("models", "methods") for path in (root / room).rglob("*.py")]
-    for path in sorted([*rooms, root / "stain.py", root / "infer" / "onnx_runtime.py", Path(__file__)]):
+    for path in sorted(
+        [*rooms, root / "stain.py", root / "filled.py", root / "infer" / "onnx_runtime.py", Path(__file__)]
+    ):
         hashed.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return hashed.hexdigest()
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from counterstain.filled import filled
+
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what "gray" means in the published white-background masks
 _MOST_IN_16_BITS = 128  # pixels of 255 whose sum an int16 holds
 
@@ -20,7 +22,7 @@ _MOST_IN_16_BITS = 128  # pixels of 255 whose sum an int16 holds
 def float_images(pixels_BHWC: Tensor) -> Tensor:
     """(B, 3, H, W) float32 in [0, 1], of uint8 RGB on any device."""
     if pixels_BHWC.device.type != "cpu":
-        return pixels_BHWC.permute(0, 3, 1, 2).contiguous().float().div_(255)
+        return pixels_BHWC.permute(0, 3, 1, 2) / 255  # channels stay last, as a GPU's convolutions want them
     pixels = pixels_BHWC.numpy()
     num, height, width, channels = pixels.shape
     images_BCHW = np.empty((num, channels, height, width), np.float32)  # memory of torch's own is fresh each time
@@ -54,7 +56,7 @@ def pooled_gray(pixels_BHWC: Tensor, stride: int) -> Tensor:
     rows_BhsWC = pixels_BHWC.view(num, height // stride, stride, width, channels)
     whole = torch.int16 if stride <= _MOST_IN_16_BITS else torch.int32
     sums_BhWC = _sum_of_rows(rows_BhsWC, 2, whole).float()
-    luma = torch.tensor(_LUMA, device=pixels_BHWC.device).repeat(stride)
+    luma = filled(_LUMA, sums_BhWC).repeat(stride)
     sums = sums_BhWC.view(-1, 3 * stride) @ luma
     return sums.div_(255 * stride * stride).view(num, 1, height // stride, width // stride)
 

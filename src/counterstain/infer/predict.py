@@ -161,9 +161,10 @@ class _Work:
             log.progress(name, total, "tiles", done=total - todo) as counter,
             Later(_WAITING) as later,
         ):
+            mapped = self.runner.maps(batches, lambda batch: batch.images_BHWC, plan.grid.halo_px)
             for strip, top in plan.strips(bands_done):
                 blend = _Blend(self.runner, plan, strip, top, counter, heap)
-                for band in blend.bands(batches, settings.batch_size):
+                for band in blend.bands(mapped, settings.batch_size):
                     later.do(partial(self._store, strip, band))
         self.store.mark(plan.num_strips * plan.bands_per_strip, is_complete=True)
 
@@ -185,9 +186,12 @@ class _Work:
         self.store.mark(self.plan.number_of(strip, band.top) + 1, is_complete=False)
 
 
+_Mapped = tuple[Batch, npt.NDArray[np.float32]]
+
+
 @dataclass(frozen=True)
 class _Blend:
-    """Predicts and blends one strip."""
+    """Blends one strip."""
 
     runner: Runner
     plan: Plan
@@ -196,21 +200,20 @@ class _Blend:
     counter: log.Counter
     heap: HeapTrimmer
 
-    def bands(self, batches: Iterator[Batch], batch_size: int) -> Iterator[Band]:
-        """The strip's bands, made of the next batches."""
+    def bands(self, mapped: Iterator[_Mapped], batch_size: int) -> Iterator[Band]:
+        """The strip's bands, made of the next batches' maps."""
         plan = self.plan
         stitcher = Stitcher(self.runner.num_channels, self.strip.size, plan.chunk_px, plan.core_px, self.top)
         for row in self.strip.rows:
             yield from stitcher.bands_above(plan.core_of(row.y))
-            for batch in islice(batches, -(-len(row.xs) // batch_size)):
+            for batch, cores in islice(mapped, -(-len(row.xs) // batch_size)):
                 assert batch.y == row.y, "batches come in the order of the rows"
-                self._add(stitcher, batch)
+                self._add(stitcher, batch, cores)
         yield from stitcher.rest()
 
-    def _add(self, stitcher: Stitcher, batch: Batch) -> None:
+    def _add(self, stitcher: Stitcher, batch: Batch, cores: npt.NDArray[np.float32]) -> None:
         plan = self.plan
         weights = window(Size(plan.core_px, plan.core_px), plan.overlap_px, plan.overlap_px)
-        cores = self.runner.run(batch.images_BHWC, plan.grid.halo_px)
         for x, core_CHW in zip(batch.xs, cores, strict=True):
             stitcher.add(core_CHW, weights, plan.core_of(x) - self.strip.left, plan.core_of(batch.y))
         self.counter.advance(len(batch.xs))

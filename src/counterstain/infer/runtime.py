@@ -10,11 +10,11 @@ Does not know: slides, where tiles lie, files.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,14 @@ from torch import Tensor, nn
 from counterstain import log
 from counterstain.errors import ExportError, InputError, MissingExtraError
 from counterstain.infer.dense import DenseModel, RunsItself
+from counterstain.infer.device import Images, Pipeline, place
 from counterstain.infer.exported import Identified, Place, Step, exported
 from counterstain.infer.onnx_runtime import Run
 from counterstain.infer.pool import float_images, pooled_gray, pooled_maps
 from counterstain.infer.settings import PredictSettings, RuntimeName
 from counterstain.infer.tta import AveragedViews
+
+T = TypeVar("T")
 
 NEEDED = {"onnx": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "onnx", "onnxscript")}
 """The libraries that run networks on a CPU beside torch, the preferred first, and what each is made of."""
@@ -245,6 +248,33 @@ class _Elsewhere:
         return self.at((height, width))._runs[height, width](images_BCHW)
 
 
+@dataclass(frozen=True)
+class _Means:
+    """A batch's pixels to its pooled maps.
+
+    On the device all the way, and without a look at values: it may be captured in a CUDA graph.
+    """
+
+    model: AveragedViews
+    runtime: Runtime
+    map_stride: int
+    with_gray: bool
+    halo_px: int
+
+    def __call__(self, pixels_BHWC: Tensor) -> Tensor:
+        images = float_images(pixels_BHWC)
+        with self.runtime.context():
+            maps = self.model.predict_maps(images).float()
+        expected = (len(images), len(self.model.classes), *images.shape[2:])
+        if tuple(maps.shape) != expected:
+            raise InputError(f"The model gave maps of shape {tuple(maps.shape)}; expected {expected}.")
+        means = pooled_maps(maps, self.map_stride)
+        if self.with_gray:
+            means = torch.cat([means, pooled_gray(pixels_BHWC, self.map_stride)], dim=1)
+        halo = self.halo_px // self.map_stride
+        return means[:, :, halo : means.shape[2] - halo, halo : means.shape[3] - halo]
+
+
 class Runner:
     """Gives maps for images as they were read.
 
@@ -268,7 +298,7 @@ class Runner:
             runtime = runtime_of_images(settings)
         else:
             runtime = choose_runtime(settings.device, settings.precision, settings.runtime)
-        model.network.to(runtime.device).eval()
+        place(model.network, runtime.device)
 
         def make() -> _Elsewhere:
             other = _Elsewhere(model, runtime, settings.num_threads)
@@ -278,6 +308,8 @@ class Runner:
         self._model = AveragedViews(elsewhere or model, settings.tta)
         self._own = model.runs if isinstance(model, RunsItself) else {}
         self._map_stride, self._with_gray = map_stride, bool(settings.white_background)
+        self._full = None if tile_px is None else settings.batch_size
+        self._pipelines: dict[int, Pipeline] = {}
 
     @property
     def described(self) -> dict[str, str]:
@@ -290,8 +322,7 @@ class Runner:
         """Classes, and one for the gray value where white becomes background."""
         return len(self._model.classes) + self._with_gray
 
-    @torch.inference_mode()
-    def run(self, images_BHWC: npt.NDArray[np.uint8], halo_px: int = 0) -> npt.NDArray[np.float32]:
+    def run(self, images_BHWC: Images, halo_px: int = 0) -> npt.NDArray[np.float32]:
         """Maps of a batch, averaged over squares of `map_stride` pixels.
 
         Args:
@@ -305,19 +336,25 @@ class Runner:
         Raises:
             InputError: When the model gives something else than maps of its classes.
         """
-        pixels = torch.from_numpy(images_BHWC).to(self.runtime.device)
-        images = float_images(pixels)
-        with self.runtime.context():
-            maps = self._model.predict_maps(images).float()
-        expected = (len(images), len(self._model.classes), *images.shape[2:])
-        if tuple(maps.shape) != expected:
-            raise InputError(f"The model gave maps of shape {tuple(maps.shape)}; expected {expected}.")
-        means = pooled_maps(maps, self._map_stride)
-        if self._with_gray:
-            means = torch.cat([means, pooled_gray(pixels, self._map_stride)], dim=1)
-        halo = halo_px // self._map_stride
-        core = means[:, :, halo : means.shape[2] - halo, halo : means.shape[3] - halo]
-        pooled: npt.NDArray[np.float32] = core.cpu().numpy()
-        if not np.isfinite(pooled).all():
-            raise InputError("The model gave values that are no numbers. Pass --precision 32, or train it again.")
-        return pooled
+        return next(self.maps([images_BHWC], lambda images: images, halo_px))[1]
+
+    def maps(
+        self, batches: Iterable[T], images_of: Callable[[T], Images], halo_px: int = 0
+    ) -> Generator[tuple[T, npt.NDArray[np.float32]], None, None]:
+        """Each batch with its maps, as `run` gives them, in order; on a GPU the next batches are under way meanwhile.
+
+        Args:
+            batches: At most `settings.batch_size` images each.
+            images_of: A batch's images.
+            halo_px: As for `run`.
+
+        Raises:
+            InputError: When the model gives something else than maps of its classes.
+        """
+        if halo_px not in self._pipelines:
+            means = _Means(self._model, self.runtime, self._map_stride, self._with_gray, halo_px)
+            self._pipelines[halo_px] = Pipeline(means, self.runtime.device, self._full)
+        for batch, maps_BCHW in self._pipelines[halo_px].map(batches, images_of):
+            if not np.isfinite(maps_BCHW).all():
+                raise InputError("The model gave values that are no numbers. Pass --precision 32, or train it again.")
+            yield batch, maps_BCHW

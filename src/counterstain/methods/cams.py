@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from counterstain.filled import filled
+
 _MIN_MAX_EPSILON = 1e-8  # as released
 _PRESENT = 1e-4  # what a present class keeps where every CAM is 0, so that an absent class never wins there
 
@@ -34,19 +36,19 @@ def min_max(cam_BCHW: Tensor) -> Tensor:
     return (cam_BCHW - low) / (high - low + _MIN_MAX_EPSILON)
 
 
-def present_classes(presence_BC: Tensor, thresholds_C: Tensor) -> Tensor:
+def present_classes(presence_BC: Tensor, thresholds: Sequence[float]) -> Tensor:
     """Which classes an image holds: presence above the class's threshold; where none is, the likeliest class alone.
 
     Args:
-        presence_BC: float in [0, 1].
-        thresholds_C: float in [0, 1].
+        presence_BC: float32 in [0, 1].
+        thresholds: One in [0, 1] for each class.
 
     Returns:
         (B, C) bool with at least one True in every row.
 
     Source: SSHR, released inference; the fallback was added there in June 2026.
     """
-    present_BC = presence_BC > thresholds_C
+    present_BC = presence_BC > filled(thresholds, presence_BC)
     likeliest_BC = F.one_hot(presence_BC.argmax(dim=1), presence_BC.shape[1]).bool()
     return present_BC | (likeliest_BC & ~present_BC.any(dim=1, keepdim=True))
 

@@ -243,8 +243,7 @@ class MultiStage(DenseMethod):
     def predict_maps(self, images_BCHW: Tensor, present_BC: Tensor | None = None) -> Tensor:
         logits_BKHW = self._pixel_logits(images_BCHW)
         if present_BC is None:
-            presence_BK = self.presence(images_BCHW)
-            present_BC = present_classes(presence_BK, torch.tensor(self.thresholds, device=presence_BK.device))
+            present_BC = present_classes(self.presence(images_BCHW), self.thresholds)
         return softmax(logits_BKHW, present_BC.to(logits_BKHW.device).expand(logits_BKHW.shape[0], -1))
 
     def _pixel_logits(self, images_BCHW: Tensor) -> Tensor:

@@ -249,7 +249,7 @@ class SSHR(DenseMethod):
     def predict_maps(self, images_BCHW: Tensor, present_BC: Tensor | None = None) -> Tensor:
         scores_BCHW, presence_BC = self.judge(images_BCHW)
         if present_BC is None:
-            present_BC = present_classes(presence_BC, torch.tensor(self.thresholds, device=presence_BC.device))
+            present_BC = present_classes(presence_BC, self.thresholds)
         return share(scores_BCHW, present_BC.to(scores_BCHW.device).expand(scores_BCHW.shape[0], -1))
 
     @torch.inference_mode()

@@ -100,7 +100,7 @@ def _middle_best(found: Sequence[float]) -> float:
 def mean_iou(validation: ValidationScores, thresholds: Sequence[float]) -> float:
     """The mean over classes of the IoU over all windows, with these thresholds."""
     num_classes = validation.presence_NC.shape[1]
-    present_NC = present_classes(validation.presence_NC, torch.tensor(list(thresholds)))
+    present_NC = present_classes(validation.presence_NC, thresholds)
     label_P = validation.scores_PC.masked_fill(~present_NC[validation.window_P], -torch.inf).argmax(dim=1)
     pairs = validation.truth_P * num_classes + label_P
     counts: npt.NDArray[np.int64] = torch.bincount(pairs, minlength=num_classes**2).numpy().reshape(num_classes, -1)

@@ -3,7 +3,7 @@
 It adds two terms to a shallow feature map: the map weighted per channel by what the deep features say the image is about,
 and the map smoothed over its surroundings. Both start at a weight of zero, so that at first nothing is changed.
 
-Shapes: B images, C shallow and D deep channels, H x W shallow and h x w deep cells.
+Shapes: B images, C shallow and D deep channels, H x W shallow and h x w deep cells, K classes of a head.
 Does not know: backbones, heads.
 """
 
@@ -67,9 +67,40 @@ class HFRM(nn.Module):
         """The rectified shallow map, of the shallow map's shape."""
         rectified_BCHW = low_BCHW
         if self.semantic:
-            hidden_BK = torch.relu(self.squeeze(deep_BDhw.mean((2, 3))))
-            weights_BC11 = torch.sigmoid(self.excite(hidden_BK))[:, :, None, None]
+            weights_BC11 = self._weights_BC(deep_BDhw)[:, :, None, None]
             rectified_BCHW = rectified_BCHW + self.semantic_scale * (low_BCHW * weights_BC11)
         if self.context:
             rectified_BCHW = rectified_BCHW + self.context_scale * self.smooth(low_BCHW)
         return rectified_BCHW
+
+    def projected(self, low_BCHW: Tensor, deep_BDhw: Tensor, head: nn.Conv2d) -> Tensor:
+        """What a linear head of 1x1 makes of the rectified map; (B, K, H, W).
+
+        On a GPU the rectified map is never made: see `folded`.
+        """
+        if low_BCHW.is_cuda:
+            return self.folded(low_BCHW, deep_BDhw, head)
+        seen_BKHW: Tensor = head(self(low_BCHW, deep_BDhw))
+        return seen_BKHW
+
+    def folded(self, low_BCHW: Tensor, deep_BDhw: Tensor, head: nn.Conv2d) -> Tensor:
+        """The same as `head(self(low_BCHW, deep_BDhw))` but for rounding, by products of matrices.
+
+        Everything between the shallow map and the head's map is linear in the shallow map: the head's weights are weighed
+        as the channels would be, and go into the smoothing kernel. Source: ours; a GPU's matrix units do not compute
+        depthwise convolutions.
+        """
+        weights_KC = head.weight[:, :, 0, 0]
+        num, (height, width) = len(low_BCHW), low_BCHW.shape[2:]
+        weights_BKC = weights_KC.expand(num, -1, -1)
+        if self.semantic:
+            weights_BKC = weights_BKC * (1 + self.semantic_scale * self._weights_BC(deep_BDhw)[:, None])
+        maps_BKHW = torch.bmm(weights_BKC, low_BCHW.flatten(2)).view(num, -1, height, width)
+        if self.context:
+            maps_BKHW = maps_BKHW + self.context_scale * self.smooth.projected(low_BCHW, weights_KC)
+        return maps_BKHW if head.bias is None else maps_BKHW + head.bias[:, None, None]
+
+    def _weights_BC(self, deep_BDhw: Tensor) -> Tensor:  # noqa: N802
+        hidden_BK = torch.relu(self.squeeze(deep_BDhw.mean((2, 3))))
+        weights_BC: Tensor = torch.sigmoid(self.excite(hidden_BK))
+        return weights_BC

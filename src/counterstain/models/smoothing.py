@@ -3,9 +3,11 @@
 Each channel has a kernel of its own and keeps its size. To learn, a CPU goes by the frequency domain, where the kernel's
 size does not matter: torch's gradients of the direct form take four to twelve times as long at 15 cells. To predict, the
 direct form is the quicker one, if zeros are put around the map first: told to pad by 7 cells or more itself, torch takes
-another way that is ten times slower. All forms give the same but for the last bits of a float.
+another way that is ten times slower. On a GPU the smoothed map is not made at all where a head follows: `projected` gives
+the head's map by products of matrices. All forms give the same but for the last bits of a float.
 
     B  images    C  channels    H W  rows and columns    k  cells along a side of the kernel    u v  of a transform
+    K  what channels are combined to    N  for all offsets of the kernel    L  cells
 
 Does not know: what is smoothed, nor why.
 """
@@ -46,6 +48,31 @@ class Smoothing(nn.Conv2d):
             return by_fft(input, self.weight, self.padding_mode)
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
         return F.conv2d(F.pad(input, (kernel // 2,) * 4, mode=mode), self.weight, groups=self.groups)
+
+    def projected(self, images_BCHW: Tensor, weights_KC: Tensor) -> Tensor:
+        """A linear combination of the smoothed channels: what a 1x1 convolution after this one gives; (B, K, H, W).
+
+        Each cell's channels are multiplied once by the kernel and the combination together, for all offsets of the kernel,
+        and what belongs to a cell is then summed: products of matrices, K times as many as the convolution has, which a
+        GPU does many times faster.
+
+        Args:
+            images_BCHW: float.
+            weights_KC: Of the 1x1 convolution.
+        """
+        height, width = images_BCHW.shape[2:]
+        kernel = self.kernel_size[0]
+        reach = kernel // 2
+        if self.padding_mode == "replicate":
+            images_BCHW = F.pad(images_BCHW, (reach,) * 4, mode="replicate")
+        # a cell gives to those around it what a convolution would have each of them take: the kernel turned around
+        turned_Ckk = self.weight[:, 0].flip(1, 2)
+        joint_NC = torch.einsum("kc,cij->kijc", weights_KC, turned_Ckk).flatten(0, 2)
+        given_BNL = torch.bmm(joint_NC.expand(len(images_BCHW), -1, -1), images_BCHW.flatten(2))
+        sums_BKHW = F.fold(given_BNL, (images_BCHW.shape[2], images_BCHW.shape[3]), kernel, padding=reach)
+        if self.padding_mode == "replicate":
+            return sums_BKHW[:, :, reach : reach + height, reach : reach + width]
+        return sums_BKHW
 
 
 def by_fft(images_BCHW: Tensor, weight_C1kk: Tensor, padding: str) -> Tensor:

@@ -116,12 +116,23 @@ class SSHRNetwork(nn.Module):
             The four maps, None for those that are not wanted.
         """
         first_BCHW, second_BCHW, third_BCHW, deep_BCHW = self.backbone(images_BCHW)
-        shallow = (first_BCHW, self.bn45(second_BCHW), self.bn52(third_BCHW))
         first_BKHW, second_BKHW, third_BKHW = (
-            head(rectify(low_BCHW, deep_BCHW)) if is_wanted else None
-            for low_BCHW, rectify, head, is_wanted in zip(shallow, self.hfrm, self.heads, wanted, strict=True)
+            self._cam(tap, norm(low_BCHW), deep_BCHW) if is_wanted else None
+            for tap, (low_BCHW, norm, is_wanted) in enumerate(
+                (
+                    (first_BCHW, nn.Identity(), wanted[0]),
+                    (second_BCHW, self.bn45, wanted[1]),
+                    (third_BCHW, self.bn52, wanted[2]),
+                )
+            )
         )
         return first_BKHW, second_BKHW, third_BKHW, self.deep_head(self.dropout(deep_BCHW))
+
+    def _cam(self, tap: int, low_BCHW: Tensor, deep_BDhw: Tensor) -> Tensor:
+        rectifier, head = self.hfrm[tap], self.heads[tap]
+        assert isinstance(rectifier, HFRM)
+        assert isinstance(head, nn.Conv2d)
+        return rectifier.projected(low_BCHW, deep_BDhw, head)
 
     def parameter_groups(self) -> ParameterGroups:
         """All parameters by how they are to be trained."""

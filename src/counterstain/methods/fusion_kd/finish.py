@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from counterstain.filled import filled
 from counterstain.stain import separate
 
 _EPS = 1e-3  # of a guided filter, in squared units of optical density
@@ -26,7 +27,7 @@ def is_tissue(images_BCHW: Tensor) -> Tensor:
     Returns:
         (B, 1, H, W) bool.
     """
-    luma_1C11 = torch.tensor(_LUMA, device=images_BCHW.device).view(1, 3, 1, 1)
+    luma_1C11 = filled(_LUMA, images_BCHW).view(1, 3, 1, 1)
     return (images_BCHW * luma_1C11).sum(1, keepdim=True) <= _WHITE_GRAY
 
 
