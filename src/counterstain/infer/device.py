@@ -258,7 +258,7 @@ def aloof() -> Iterator[None]:
     try:
         if torch.cuda.is_available():
             torch.cuda.set_sync_debug_mode("error")
-        with _NoNumbers(), _NoCopies():
+        with _NoNumbers(), _NoCopies():  # type: ignore[no-untyped-call]
             yield
     finally:
         if torch.cuda.is_available():

@@ -344,7 +344,8 @@ def _beside_limit(entry: NetworkTime, figures: dict[str, Figure]) -> NetworkTime
 def _runner(model: DenseModel, runtime: str) -> Runner:
     is_gpu = runtime == "GPU"
     asked: dict[str, Any] = {"device": "cuda" if is_gpu else "cpu", "runtime": "torch" if is_gpu else runtime}
-    return Runner(model, PredictSettings(**asked), _MAP_STRIDE, model.input.tile_px)
+    settings = PredictSettings(batch_size=_GPU_BATCH if is_gpu else _BATCH, **asked)
+    return Runner(model, settings, _MAP_STRIDE, model.input.tile_px)
 
 
 class _Maps(nn.Module):
