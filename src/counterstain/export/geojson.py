@@ -12,12 +12,13 @@ import hashlib
 import io
 import json
 import math
+import tempfile
 import uuid
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO, get_args
 
@@ -28,16 +29,19 @@ from shapely.geometry.base import BaseGeometry
 from counterstain import __version__
 from counterstain.errors import InputError, UnknownNameError
 from counterstain.export.coordinates import polygon_texts, rounded
-from counterstain.export.regions import RegionBatch, RegionSettings, region_batches
+from counterstain.export.regions import RegionBatch, RegionSettings, mixed_batches, traced_classes
 from counterstain.files import atomic, refuse_overwrite
 from counterstain.geometry import Point
-from counterstain.results import RGB, SlideMap, SlideRecord
+from counterstain.results import RGB, Classes, SlideMap, SlideRecord
 
 CoordinateFrame = Literal["qupath", "openslide"]
 
 _MEMBER = "counterstain"
 _SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".geojson.zip", ".json.zip")
 _IDS = uuid.uuid5(uuid.NAMESPACE_URL, "https://pypi.org/project/counterstain")
+_VARIANTS = dict(zip("0123456789abcdef", 4 * "89ab", strict=True))  # of UUIDs: two bits of a digit are given
+_AT_ONCE = 64  # features
+_KEPT_BYTES = 4 << 20  # of a class's features, before they go to a file
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))  # made once: json.dumps would make one a feature
 
 
@@ -99,10 +103,9 @@ def write_geojson(
         UnknownNameError: When a class in the settings is none of the map's.
     """
     settings = settings or GeoJSONSettings()
-    offset = frame_offset(slide_map, settings.frame)
-    batches = region_batches(slide_map, settings.regions)
+    traced_classes(slide_map, settings.regions)  # refuses unknown ones before a file is begun
     about = describe(slide_map, "counterstain.regions", settings.frame, asdict(settings.regions))
-    write_texts(path, _annotations(batches, slide_map, offset), about, overwrite=overwrite)
+    write_texts(path, _annotations(slide_map, settings, Path(path).parent), about, overwrite=overwrite)
 
 
 def frame_offset(placed: Placed, frame: CoordinateFrame) -> Point:
@@ -123,8 +126,7 @@ def feature_ids(inputs_hash: str, names: Iterable[str]) -> Iterator[str]:
         digest = stem.copy()
         digest.update(name.encode())
         words = digest.hexdigest()
-        variant = "89ab"[int(words[16], 16) & 3]
-        yield f"{words[:8]}-{words[8:12]}-5{words[13:16]}-{variant}{words[17:20]}-{words[20:32]}"
+        yield f"{words[:8]}-{words[8:12]}-5{words[13:16]}-{_VARIANTS[words[16]]}{words[17:20]}-{words[20:32]}"
 
 
 def describe(placed: Placed, kind: str, frame: CoordinateFrame, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,8 +200,10 @@ def write_texts(path: Path, features: Iterable[str], about: Mapping[str, Any], *
     with atomic(path) as temporary, _writing(temporary, path.name) as file:
         # The member comes first, so that a reader finds the frame without parsing all features.
         file.write(f'{{"type": "FeatureCollection",\n"{_MEMBER}": {json.dumps(about, allow_nan=False)},\n"features": [')
-        for number, text in enumerate(features):
-            file.write(f",\n{text}" if number else f"\n{text}")
+        before, rest = "\n", iter(features)
+        while some := list(islice(rest, _AT_ONCE)):
+            file.write(before + ",\n".join(some))
+            before = ",\n"
         file.write("\n]}\n")
 
 
@@ -218,23 +222,41 @@ def _writing(temporary: Path, name: str) -> Iterator[TextIO]:
         yield stack.enter_context(io.TextIOWrapper(file, encoding="utf-8", newline="\n"))
 
 
-def _annotations(batches: Iterable[RegionBatch], slide_map: SlideMap, offset: Point) -> Iterator[str]:
-    """Regions as `feature` would give them, as the text that JSON makes of it."""
-    classes = slide_map.classes
-    identities = feature_ids(slide_map.inputs_hash, (f"region {number}" for number in count()))
-    for batch in batches:
-        assert np.isfinite(batch.means).all(), "a region has pixels"
-        name = batch.class_name
-        classification = _compact({"name": name, "color": list(classes.colors[classes.index(name)])})
-        properties = f'{{"objectType":"annotation","classification":{classification},"measurements":'
-        numbers = zip(batch.areas_mm2.tolist(), batch.means.tolist(), strict=True)
-        for coordinates, (area_mm2, mean) in zip(polygon_texts(batch.polygons, offset), numbers, strict=True):
-            # A float in JSON is what its repr says.
-            yield (
-                f'{{"type":"Feature","id":"{next(identities)}","geometry":{{"type":"Polygon","coordinates":{coordinates}}},'
-                f'"properties":{properties}{{"Area \\u00b5m^2":{area_mm2 * 1e6!r},"Area mm^2":{area_mm2!r},'
-                f'"Mean probability":{mean!r}}}}}}}'
-            )
+def _annotations(slide_map: SlideMap, settings: GeoJSONSettings, folder: Path) -> Iterator[str]:
+    """Regions as `feature` would give them, as the text that JSON makes of it.
+
+    The map is swept once for all classes, and what a class has is kept in a file until it is its turn.
+    """
+    offset, names = frame_offset(slide_map, settings.frame), traced_classes(slide_map, settings.regions)
+    with ExitStack() as stack:
+        kept = {name: stack.enter_context(_spool(folder)) for name in names}
+        for batch in mixed_batches(slide_map, settings.regions):
+            kept[batch.class_name].write("".join(_endings(batch, slide_map.classes, offset)).encode("ascii"))
+        identities = feature_ids(slide_map.inputs_hash, (f"region {number}" for number in count()))
+        for file in kept.values():
+            file.seek(0)
+            for ending in file:
+                yield f'{{"type":"Feature","id":"{next(identities)}",{ending[:-1].decode("ascii")}'
+
+
+def _spool(folder: Path) -> tempfile.SpooledTemporaryFile[bytes]:
+    """Bytes that are kept in memory as long as they are few, else in a file beside what is written."""
+    return tempfile.SpooledTemporaryFile(_KEPT_BYTES, dir=str(folder))
+
+
+def _endings(batch: RegionBatch, classes: Classes, offset: Point) -> list[str]:
+    """Of each region's text what follows its identity, a line for each."""
+    assert np.isfinite(batch.means).all(), "a region has pixels"
+    name = batch.class_name
+    classification = _compact({"name": name, "color": list(classes.colors[classes.index(name)])})
+    between = f'}},"properties":{{"objectType":"annotation","classification":{classification},"measurements":{{'
+    coordinates = polygon_texts(batch.polygons, offset)
+    # A float in JSON is what its repr says.
+    return [
+        f'"geometry":{{"type":"Polygon","coordinates":{one}{between}'
+        f'"Area \\u00b5m^2":{area_mm2 * 1e6!r},"Area mm^2":{area_mm2!r},"Mean probability":{mean!r}}}}}}}\n'
+        for one, area_mm2, mean in zip(coordinates, batch.areas_mm2.tolist(), batch.means.tolist(), strict=True)
+    ]
 
 
 def _compact(tree: Mapping[str, Any]) -> str:
