@@ -1,12 +1,14 @@
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counterstain.errors import InputError
-from counterstain.geometry import Box, Mpp
+from counterstain.geometry import Box, Frame, Mpp, Size
 from counterstain.infer.plan import Plan
 from counterstain.infer.settings import TileSizes
 from counterstain.tiles import GridSettings, grid
+from counterstain.tissue import Tissue
 
 
 def plan_of(width: int, height: int, sizes: TileSizes, map_stride: int, chunk_px: int) -> Plan:
@@ -55,6 +57,16 @@ def test_a_resumed_plan_holds_all_rows_that_touch_what_is_left(plan: Plan, data:
     if left:
         assert plan.number_of(*left[0]) == done
     assert plan.num_tiles(done) == sum(len(row.xs) for strip, _ in left for row in strip.rows)
+
+
+def test_strips_are_as_wide_as_the_chunks_that_their_tiles_touch_and_left_out_without_any() -> None:
+    mask = np.zeros((10, 50), np.bool_)
+    mask[4, 23:25] = True
+    tissue = Tissue(mask, Frame.covering(Box(0, 0, 2000, 400), Mpp.square(1.0), 40.0))
+    plan = Plan(grid(Box(0, 0, 2000, 400), Mpp.square(1.0), 1.0, GridSettings(40), tissue), 1, 40)
+    ((strip, _),) = plan.strips()
+    assert (strip.number, strip.left, strip.size) == (1, 880, Size(160, 400))  # tiles from 920 to 1000
+    assert [row.xs for row in strip.rows] == [(920, 960)]
 
 
 def test_a_strip_has_the_same_width_at_every_map_stride() -> None:

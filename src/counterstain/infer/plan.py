@@ -11,7 +11,7 @@ Does not know: pixels, models, files.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from counterstain.errors import InputError
@@ -23,11 +23,11 @@ _STRIP_PX = 16  # chunks' widths of frame pixels under a strip
 
 @dataclass(frozen=True)
 class Strip:
-    """An area of the map over its whole height.
+    """An area of the map over its whole height, as wide as its tiles need: what lies beside tissue takes no memory.
 
     Args:
         number: Its position from the left.
-        left: Its first column of the map.
+        left: Its first column of the map, a multiple of a chunk's width.
         size: Of the area, map pixels.
         rows: Tiles whose cores touch it, frame pixels; rows without any are left out.
     """
@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def strip_px(self) -> int:
-        """Width of a strip."""
+        """Width of a strip, with what lies beside its tiles."""
         return self.chunk_px * max(1, _STRIP_PX // self.map_stride)
 
     @property
@@ -85,11 +85,13 @@ class Plan:
         return -(-self.frame.size.width // self.strip_px)
 
     def strips(self, bands_done: int = 0) -> Iterator[tuple[Strip, int]]:
-        """Strips that are not finished, each with its first row that is not, given how many bands are."""
+        """Strips with tiles that are not finished, each with its first row that is not, given how many bands are."""
         first, bands = divmod(bands_done, self.bands_per_strip)
         for number in range(first, self.num_strips):
             top = bands * self.chunk_px if number == first else 0
-            yield self._strip(number, top), top
+            strip = self._strip(number, top)
+            if strip.rows:
+                yield strip, top
 
     def number_of(self, strip: Strip, top: int) -> int:
         """The number, through all strips, of the band that starts at a row."""
@@ -114,14 +116,25 @@ class Plan:
         return self.core_px - self.grid.stride_px // self.map_stride
 
     def _strip(self, number: int, top: int) -> Strip:
-        left, frame = number * self.strip_px, self.frame.size
-        size = Size(min(self.strip_px, frame.width - left), frame.height)
+        left = number * self.strip_px
+        right = min(left + self.strip_px, self.frame.size.width)
         rows = []
         for row in self.grid.rows:
             if self.core_of(row.y) + self.core_px <= top:
                 continue
             first = bisect_right(row.xs, left - self.core_px, key=self.core_of)
-            xs = row.xs[first : bisect_left(row.xs, left + size.width, key=self.core_of)]
+            xs = row.xs[first : bisect_left(row.xs, right, key=self.core_of)]
             if xs:
                 rows.append(TileRow(row.y, xs))
-        return Strip(number, left, size, tuple(rows))
+        start, stop = self._columns(rows, left, right) if rows else (left, right)
+        return Strip(number, start, Size(stop - start, self.frame.size.height), tuple(rows))
+
+    def _columns(self, rows: Sequence[TileRow], left: int, right: int) -> tuple[int, int]:
+        """The columns of a strip that tiles touch, in whole chunks.
+
+        One more at each end is free of tiles: glass that touches a rim may go on beyond it, and is painted otherwise.
+        """
+        first = min(self.core_of(row.xs[0]) for row in rows) - 1
+        past = max(self.core_of(row.xs[-1]) for row in rows) + self.core_px + 1
+        chunk = self.chunk_px
+        return max(left, first // chunk * chunk), min(right, -(-past // chunk) * chunk)

@@ -8,7 +8,7 @@ Does not know: files, tiles.
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 
@@ -74,7 +74,7 @@ class Side:
 
     def axis(self, first: int, num: int) -> Axis:
         """The weights of level pixels for pixels of the frame."""
-        return _axis(self.start, self.scale, first, num, self.size, self.extent)
+        return axis_of(self.start, self.scale, num, self.size, self.extent, first)
 
 
 @dataclass(frozen=True)
@@ -157,11 +157,6 @@ class Lattice:
         left, top = int(source.x), int(source.y)
         part = pixels[rows.first - top : rows.last - top, columns.first - left : columns.last - left]
         return resample(part, rows, columns, into)
-
-
-@lru_cache(maxsize=256)
-def _axis(start: float, scale: float, first: int, num: int, size: int, extent: float) -> Axis:
-    return axis_of(start, scale, num, size, extent, first)
 
 
 def _around(box: Box, inner: Box) -> list[Box]:

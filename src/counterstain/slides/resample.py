@@ -51,8 +51,9 @@ class Axis:
         return self.last <= self.first
 
 
+@lru_cache(maxsize=256)
 def axis_of(start: float, scale: float, num: int, size: int, extent: float, first: int = 0) -> Axis:
-    """The weights along one axis.
+    """The weights along one axis, which neighbouring pieces of an image share.
 
     Args:
         start: The outer edge of output pixel 0, in source pixels.
@@ -252,7 +253,7 @@ def _colored_cycle(axis: Axis) -> npt.NDArray[np.float32] | None:
     return None if cycle is None else _colored(cycle.weights)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _colored_blocks(axis: Axis, first: int, past: int) -> tuple[_Block, ...]:
     """Blocks for interleaved colours."""
     blocks = _blocks(axis, min(12, 32 // _taps(axis)), first, past)
