@@ -3,14 +3,16 @@
 Does not know: how cells are chosen or encoded.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from counterstain.errors import InputError
 from counterstain.infer import choose_runtime
 from counterstain.infer.encode import EncodeSettings
-from counterstain.models.encoders import INPUT_PX
+from counterstain.models.encoders import INPUT_PX, PatchEncoder
 
 
 def encode(
@@ -25,6 +27,7 @@ def encode(
     cell_um: float = 64.0,
     cells: Literal["runs", "otsu", "runs_and_tissue"] = "runs_and_tissue",
     min_tissue: float = 0.25,
+    int8: Annotated[bool, Parameter(negative="")] = False,
     outline: Path | None = None,
     mpp: float | None = None,
     assume_mpp: float | None = None,
@@ -49,6 +52,8 @@ def encode(
         cell_um: Width and height of a cell, microns.
         cells: Which cells are encoded: runs (rich in detail), otsu (tissue), or both. Coarse slides need otsu.
         min_tissue: The share of a cell that must be tissue.
+        int8: Compute in 8-bit integers, faster on a CPU, once `counterstain export ENCODER --format onnx --calibrate
+            ENCODER/cells` has written such a network. Measure what is lost before you rely on it.
         outline: The outline of the tissue (GeoJSON), as found before or corrected by hand; for one slide.
         mpp: Microns per pixel of the slides' level 0, where files say it wrongly or not at all.
         assume_mpp: Likewise, only for slides that say nothing; recorded as assumed in everything made from them.
@@ -64,12 +69,14 @@ def encode(
     check_resolution("--mpp", mpp)
     check_resolution("--assume-mpp", assume_mpp)
     settings = settings or EncodeSettings()
-    choose_runtime(
-        settings.device, settings.precision, settings.runtime
-    )  # refused before the first slide, not with every one
+    # refused before the first slide, not with every one
+    choose_runtime(settings.device, settings.precision, settings.runtime)
+    network = open_encoder(encoder, weights, input_px, untrained=untrained)
+    if int8:
+        network, settings = _in_int8(network, Path(encoder), settings)
     job = EncodeJob(
         out,
-        open_encoder(encoder, weights, input_px, untrained=untrained),
+        network,
         CellSettings(cell_um, cells, min_tissue),
         settings,
         slide_mpp=mpp,
@@ -80,3 +87,17 @@ def encode(
     batch = slides_of(slides)
     outcomes = encode_cohort(batch.slides, job)
     return answer(outcomes, batch.dropped, out, as_json=json)
+
+
+def _in_int8(network: PatchEncoder, run: Path, settings: EncodeSettings) -> tuple[PatchEncoder, EncodeSettings]:
+    """The encoder in 8-bit integers, and settings for it."""
+    from counterstain.cli.inputs import refuse_int8_elsewhere
+    from counterstain.infer.int8 import Int8Encoder
+    from counterstain.jobs.onnx import find_int8
+
+    refuse_int8_elsewhere(settings.device, settings.runtime)
+    if not run.is_dir():
+        raise InputError(f"--int8 was given with encoder {run}, which is no run. Leave it out, or train an encoder.")
+    path = find_int8(run, calibrate=f"{run}/cells")
+    # it is its own runtime, on a CPU
+    return Int8Encoder(network, path, settings.num_threads), replace(settings, device="cpu", runtime="torch")

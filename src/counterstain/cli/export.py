@@ -32,8 +32,9 @@ def export(
         maps: Slides' folders as `predict` wrote them, or their map.zarr; a trained run for ONNX.
         formats: What to write, by name; see --list.
         out: The file, where one map is written in one format; beside the map by default.
-        calibrate: For ONNX in 8-bit integers, which `predict --int8` takes: patches of which the training split shows what
-            ranges features have. What is lost is for you to measure on a validation split.
+        calibrate: For ONNX in 8-bit integers, which `predict --int8` and `encode --int8` take: patches of which the
+            training split shows what ranges features have; for an encoder, the folder `cells` of its run. What is lost is
+            for you to measure on a validation split.
         overwrite: Replace files that are there.
         list_formats: List the formats and what opens them.
         json: Answer as JSON.
@@ -60,6 +61,12 @@ def export(
         find_writer(name)
     from counterstain.results import SlideMap
 
+    for path in maps:
+        if (path / "model.json").is_file():
+            raise InputError(
+                f"{path} is a trained run, and {', '.join(formats)} shows maps. Write its network with --format onnx, or "
+                "name slides' folders as `counterstain predict` wrote them."
+            )
     opened = [SlideMap.open(path if path.suffix == ".zarr" else path / "map.zarr") for path in maps]
     written = [str(write(name, one, out, overwrite=overwrite)) for one in opened for name in formats]
     return _told(written, as_json=json)
@@ -67,11 +74,15 @@ def export(
 
 def _network(runs: list[Path], out: Path | None, calibrate: Path | None, *, overwrite: bool) -> Path:
     from counterstain.data import open_patches
-    from counterstain.jobs.onnx import export_onnx
+    from counterstain.jobs.onnx import export_encoder, export_onnx
     from counterstain.methods import load_dense_method
+    from counterstain.methods.artefacts import read_model
+    from counterstain.methods.scae import NAME, scae_encoder
 
     if len(runs) != 1:
         raise InputError(f"{len(runs)} runs were given; --format onnx writes the network of one.")
+    if read_model(runs[0])[0]["method"] == NAME:
+        return export_encoder(scae_encoder(runs[0]), runs[0], out, calibrate, overwrite=overwrite)
     data = None if calibrate is None else open_patches(calibrate)
     return export_onnx(load_dense_method(runs[0]), runs[0], out, data, overwrite=overwrite)
 

@@ -58,6 +58,19 @@ def slides_of(given: Sequence[Path]) -> Batch:
     return Batch(tuple(found), tuple(dropped))
 
 
+def refuse_int8_elsewhere(device: str, runtime: str) -> None:
+    """Refuses `--int8` with a device or runtime that has no such networks.
+
+    Raises:
+        InputError: When either was asked for.
+    """
+    if device not in ("auto", "cpu") or runtime not in ("auto", "onnx"):
+        raise InputError(
+            f"--int8 was given with device {device!r} and runtime {runtime!r}; networks in int8 are run by ONNX Runtime on "
+            "a CPU. Leave --device and --runtime out."
+        )
+
+
 def check_resolution(flag: str, mpp: float | None) -> None:
     """Refuses a resolution that no slide can have.
 

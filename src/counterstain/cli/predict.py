@@ -133,16 +133,13 @@ def predict(
 
 def _in_int8(run: Path, method: "DenseMethod", settings: PredictSettings) -> "tuple[DenseModel, str, PredictSettings]":
     """The run's network in 8-bit integers, what it is known by, and settings for it."""
+    from counterstain.cli.inputs import refuse_int8_elsewhere
     from counterstain.files import whole_hash
     from counterstain.infer.int8 import Int8Model
     from counterstain.jobs.onnx import find_int8
     from counterstain.methods import model_digest
 
-    if settings.device not in ("auto", "cpu") or settings.runtime not in ("auto", "onnx"):
-        raise InputError(
-            f"--int8 was given with device {settings.device!r} and runtime {settings.runtime!r}; networks in int8 are run "
-            "by ONNX Runtime on a CPU. Leave --device and --runtime out."
-        )
+    refuse_int8_elsewhere(settings.device, settings.runtime)
     if settings.tile_px not in (None, method.input.tile_px):
         raise InputError(
             f"--int8 was given with tiles of {settings.tile_px} px; {run} was calibrated for {method.input.tile_px}. Leave "

@@ -187,16 +187,30 @@ def draw_slide_cells(slide: Slide | Path | str, settings: DrawSettings, kept: Pa
     return drawn
 
 
-def _read(file: Path, settings: DrawSettings, content: str) -> DrawnCells:
+def drawn_pixels(file: Path) -> npt.NDArray[np.uint8]:
+    """(N, P, P, 3) uint8: the cells that are kept in a file.
+
+    Raises:
+        StaleResultError: When they can't be read.
+    """
+    return _arrays(file)[0]
+
+
+def _arrays(file: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Pixels and corners."""
     import zipfile
 
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            pixels, corners = arrays["pixels"], arrays["corners"]
+            return arrays["pixels"], arrays["corners"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise StaleResultError(
             f"{file} holds no cells that can be read ({error}). Remove it to draw them anew."
         ) from error
+
+
+def _read(file: Path, settings: DrawSettings, content: str) -> DrawnCells:
+    pixels, corners = _arrays(file)
     return DrawnCells(pixels, np.zeros(len(pixels), np.int32), corners, (file.name,), (content,), settings)
 
 

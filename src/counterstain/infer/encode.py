@@ -37,6 +37,7 @@ from counterstain.geometry import Frame, Size
 from counterstain.infer.cells import DEFAULT, CellSettings, keep_cells
 from counterstain.infer.device import Pipeline, place
 from counterstain.infer.heap import HeapTrimmer
+from counterstain.infer.int8 import Int8Encoder
 from counterstain.infer.lock import locked
 from counterstain.infer.onnx_runtime import Run
 from counterstain.infer.pool import float_images
@@ -131,7 +132,7 @@ def encode_slide(
     spec = encoder.spec
     with locked(folder):
         grid = keep_cells(slide, folder, cells, tissue, overwrite=settings.overwrite)
-        inputs_hash = settings_hash(grid.inputs_hash, spec.digest, spec.input_px, step.runtime.label, READING)
+        inputs_hash = settings_hash(grid.inputs_hash, spec.digest, spec.input_px, step.label, READING)
         if are_features_kept(folder, spec.name, inputs_hash, overwrite=settings.overwrite):
             log.say(f"{folder}: already encoded by {spec.name}")
             return read_header(folder, spec.name)
@@ -214,6 +215,7 @@ class EncoderStep:
 
         self.runtime, run = or_torch(runtime, settings.runtime, make)
         self._encoder: Run = run or encoder
+        self.label = encoder.label if isinstance(encoder, Int8Encoder) else self.runtime.label
         self._pipeline = Pipeline(
             _Embed(self._encoder, self.runtime, self.spec), self.runtime.device, settings.batch_size
         )

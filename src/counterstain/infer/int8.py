@@ -22,11 +22,12 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from counterstain.errors import InputError, MissingExtraError
-from counterstain.files import atomic
+from counterstain.files import atomic, whole_hash
 from counterstain.infer.dense import DenseModel
 from counterstain.infer.exported import Step
 from counterstain.infer.onnx_runtime import INPUT, open_onnx, write_onnx
 from counterstain.infer.runtime import network_threads
+from counterstain.models.encoders import PatchEncoder
 
 Tiles = npt.NDArray[np.uint8]
 
@@ -163,4 +164,28 @@ class Int8Model:
                 f"Images of {images_BCHW.shape[3]} x {images_BCHW.shape[2]} px were given to a network in int8, which "
                 f"takes {side} x {side}. Leave --tile-px out, or predict in float32."
             )
+        return self._run(images_BCHW.cpu())
+
+
+class Int8Encoder(PatchEncoder):
+    """An encoder whose embeddings are computed in 8-bit integers, known as the one that it was made of.
+
+    Args:
+        encoder: Whose embeddings.
+        path: What `write_int8` wrote of them.
+        num_threads: As `network_threads` has it.
+
+    Raises:
+        ExportError: When the file can't be run.
+        MissingExtraError: When ONNX Runtime is not installed.
+    """
+
+    def __init__(self, encoder: PatchEncoder, path: Path, num_threads: int | None = None) -> None:
+        super().__init__()
+        self.spec = encoder.spec
+        self.label = f"int8 onnx {whole_hash(path)}"
+        """What features are known by that it made, as `Runtime.label` is of others: ranges are a part of it."""
+        self._run = open_onnx(path, network_threads(num_threads))
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
         return self._run(images_BCHW.cpu())

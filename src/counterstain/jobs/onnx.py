@@ -3,6 +3,8 @@
     RUN/network.onnx, RUN/network.json     images (B, 3, tile_px, tile_px) float32 RGB in [0, 1] to maps of the same size
     RUN/int8.onnx, RUN/int8.json           likewise; its ranges come from patches of the training split
 
+An encoder's run has the same files: images of cells to embeddings, with ranges of the cells that it learned from.
+
 Does not know: how a network is exported.
 """
 
@@ -11,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from counterstain.data.encoder_patches import drawn_pixels
 from counterstain.data.weak import WeakPatches, WeakSettings
-from counterstain.errors import MissingFileError, StaleResultError
-from counterstain.files import atomic, read_json, refuse_overwrite, write_json
+from counterstain.errors import InputError, MissingFileError, StaleResultError
+from counterstain.files import atomic, existing, read_json, refuse_overwrite, write_json
 from counterstain.infer.exported import Step, compare, images
 from counterstain.infer.int8 import Tiles, write_int8
 from counterstain.infer.onnx_runtime import open_onnx, write_onnx
 from counterstain.methods import DenseMethod, model_digest
+from counterstain.models.encoders import PatchEncoder
 
 if TYPE_CHECKING:
     from counterstain.data import PatchDataset
@@ -54,29 +58,71 @@ def export_onnx(
         InputError: When there are too few patches to calibrate on.
         MissingExtraError: When a library is not installed.
     """
-    path = out if out is not None else run / ("network.onnx" if data is None else _INT8)
-    note = path.with_suffix(".json")
-    if not overwrite:
-        refuse_overwrite(path)
-        refuse_overwrite(note)
+    path = _free(run, out, is_int8=data is not None, overwrite=overwrite)
     side = method.input.tile_px
     step = Step(method.network.cpu(), method.predict_maps, method.identity()).eval()
-    about: dict[str, Any] = {
-        "model_digest": model_digest(run),
-        "classes": method.classes.to_json(),
-        "tile_px": side,
-        "mpp": method.input.mpp,
-        "calibrated_on": None,
-    }
+    about = {"classes": method.classes.to_json(), "tile_px": side, "mpp": method.input.mpp}
     if data is None:
+        return _written(step, side, path, _note(run, about))
+    tiles_BHWC = training_tiles(data, side)
+    calibrated_on = {"data": data.name, "split": "train", "tiles": len(tiles_BHWC)}
+    return _written(step, side, path, _note(run, about, calibrated_on), tiles_BHWC)
+
+
+def export_encoder(
+    encoder: PatchEncoder, run: Path, out: Path | None = None, cells: Path | None = None, *, overwrite: bool = False
+) -> Path:
+    """Writes the network of an encoder's run, images of cells in and embeddings out, and a note beside it.
+
+    Args:
+        encoder: The run's.
+        run: Its folder, where the file goes if nothing else is said.
+        out: The file.
+        cells: The folder of cells that were drawn of training slides, RUN/cells, to calibrate 8-bit integers on; None
+            stays in float32.
+        overwrite: Replace files that are there.
+
+    Returns:
+        The file.
+
+    Raises:
+        ExistingOutputError: When it or its note is there and may not be replaced.
+        ExportError: When the network can't be exported.
+        InputError: When there are too few cells to calibrate on, or of another size than the encoder's.
+        MissingExtraError: When a library is not installed.
+    """
+    path = _free(run, out, is_int8=cells is not None, overwrite=overwrite)
+    side = encoder.input_px
+    step = Step(encoder.cpu(), encoder, encoder.identity()).eval()
+    about = {"encoder": encoder.spec.name, "input_px": side}
+    if cells is None:
+        return _written(step, side, path, _note(run, about))
+    tiles_BHWC = training_cells(cells, side)
+    return _written(step, side, path, _note(run, about, {"cells": len(tiles_BHWC)}), tiles_BHWC)
+
+
+def _free(run: Path, out: Path | None, *, is_int8: bool, overwrite: bool) -> Path:
+    """Where a network goes to."""
+    path = out if out is not None else run / (_INT8 if is_int8 else "network.onnx")
+    if not overwrite:
+        refuse_overwrite(path)
+        refuse_overwrite(path.with_suffix(".json"))
+    return path
+
+
+def _note(run: Path, about: dict[str, Any], calibrated_on: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"model_digest": model_digest(run), **about, "calibrated_on": calibrated_on}
+
+
+def _written(step: Step, side: int, path: Path, note: dict[str, Any], tiles_BHWC: Tiles | None = None) -> Path:
+    """Writes a step and its note, in 8-bit integers where there are tiles to calibrate on."""
+    if tiles_BHWC is not None:
+        write_int8(step, tiles_BHWC, path)
+    else:
         with atomic(path) as temporary:
             write_onnx(step, (side, side), temporary)
             compare(step, open_onnx(temporary, 1), images(2, (side, side)))
-    else:
-        tiles_BHWC = training_tiles(data, side)
-        write_int8(step, tiles_BHWC, path)
-        about["calibrated_on"] = {"data": data.name, "split": "train", "tiles": len(tiles_BHWC)}
-    write_json(note, about)
+    write_json(path.with_suffix(".json"), note)
     return path
 
 
@@ -87,15 +133,47 @@ def training_tiles(data: "PatchDataset", tile_px: int) -> Tiles:
     return np.stack([patches[number][0].permute(1, 2, 0).numpy() for number in range(len(patches))])
 
 
-def find_int8(run: Path) -> Path:
+def training_cells(folder: Path, input_px: int) -> Tiles:
+    """Cells that an encoder learned from, evenly spread over all of them.
+
+    Args:
+        folder: Of the files that `draw_slide_cells` keeps.
+        input_px: Width and height of a cell.
+
+    Returns:
+        (N, input_px, input_px, 3) uint8, at most `MOST_TILES`.
+
+    Raises:
+        InputError: When there are none, or they are of another size.
+        StaleResultError: When a file can't be read.
+    """
+    files = sorted(existing(folder, "the folder of an encoder's training cells").glob("*.npz"))
+    if not files:
+        raise InputError(
+            f"{folder} holds no cells; give the folder 'cells' of the run that the encoder was trained in."
+        )
+    drawn = [drawn_pixels(file) for file in files[:: -(-len(files) // MOST_TILES)]]
+    if any(pixels.shape[1:3] != (input_px, input_px) for pixels in drawn):
+        raise InputError(
+            f"{folder} holds cells of other sizes than the encoder's {input_px} px; give those that it saw."
+        )
+    cells_NPP3 = np.concatenate(drawn)
+    return np.ascontiguousarray(cells_NPP3[:: -(-len(cells_NPP3) // MOST_TILES)])
+
+
+def find_int8(run: Path, calibrate: str = "PATCHES") -> Path:
     """A run's network in 8-bit integers.
+
+    Args:
+        run: Its folder.
+        calibrate: What the remedy names to calibrate on.
 
     Raises:
         MissingFileError: When none was exported.
         StaleResultError: When the run was trained again since.
     """
     path = run / _INT8
-    note, remedy = path.with_suffix(".json"), f"counterstain export {run} --format onnx --calibrate PATCHES"
+    note, remedy = path.with_suffix(".json"), f"counterstain export {run} --format onnx --calibrate {calibrate}"
     if not (path.exists() and note.exists()):
         raise MissingFileError(f"{run} has no network in int8. Write it: {remedy}.")
     if read_json(note)["model_digest"] != model_digest(run):
