@@ -60,16 +60,22 @@ class TestMultiBranchCLAM(SlideNetworkContract):
 
 
 class TestTransMIL(SlideNetworkContract):
+    learning_steps = 20
+
     def build(self) -> SlideNetwork:
         return TransMIL(self.num_features, TransMILSettings(width=16, heads=2, landmarks=8))
 
 
 class TestPartsOfTransMIL(SlideNetworkContract):
+    learning_steps = 20
+
     def build(self) -> SlideNetwork:
         return TransMIL(self.num_features, TransMILSettings(width=16, heads=2, landmarks=8, evidence="parts"))
 
 
 class TestTransMILOnTheGrid(SlideNetworkContract):
+    learning_steps = 20
+
     def build(self) -> SlideNetwork:
         return TransMIL(self.num_features, TransMILSettings(width=16, heads=2, landmarks=8, positions="grid"))
 

@@ -1,5 +1,6 @@
 """Every backbone takes the exam of its contract, at options that keep it quick."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ class TestResNet50(BackboneContract):
     name, options = "resnet50", {"output_stride": 16, "frozen_norms": True}
 
 
+@pytest.mark.slow  # TestResNet50's code, with more of the same blocks
 class TestResNet101(BackboneContract):
     name = "resnet101"
 
