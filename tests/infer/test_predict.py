@@ -30,7 +30,7 @@ from counterstain.testing.planted import (
     plant,
 )
 from counterstain.testing.processes import exit_code
-from counterstain.tissue import Tissue
+from counterstain.tissue import Tissue, TissueSettings
 
 CPU = PredictSettings(device="cpu", num_workers=0, map_stride=1, chunk_px=64, clip_to_tissue=False)
 
@@ -145,6 +145,15 @@ def test_tissue_is_found_where_none_is_given(tmp_path: Path) -> None:
     for name, truth in regions:
         # The tissue mask has pixels of 8 um, four of the slide's.
         assert agreement(label == PLANTED_CLASSES.index(name), truth, *centres(result), 4.0) >= 0.99
+    assert read_json(tmp_path / "out" / "slide.json")["tissue_note"] is None
+
+
+def test_a_result_tells_why_its_tissue_was_found_by_another_method(tmp_path: Path) -> None:
+    slide, _ = planted(tmp_path, size=Size(300, 200), mpp=2.0)
+    settings = PredictSettings(device="cpu", map_stride=4, tissue=TissueSettings(method="bytes"))
+    predict_slide(slide, PlantedModel(PlantedInput(mpp=2.0)), tmp_path / "out", settings, "planted")
+    note = read_json(tmp_path / "out" / "slide.json")["tissue_note"]
+    assert note.startswith("found by the method 'otsu', since the reader")
 
 
 def test_glass_in_the_tissue_stays_uncovered_when_asked(tmp_path: Path) -> None:
@@ -198,15 +207,15 @@ def test_other_inputs_make_a_map_stale(tmp_path: Path) -> None:
     predict_slide(slide, PlantedModel(), out, CPU, "planted", tissue)
     less = Tissue(tissue.mask & (np.arange(tissue.mask.shape[1]) > 3), tissue.frame)
     other_slide = ArraySlide(slide.path, mpp=0.5)
-    for arguments in (
-        (slide, CPU, "another model", tissue),
-        (slide, dataclasses.replace(CPU, overlap=0.5), "planted", tissue),
-        (slide, CPU, "planted", less),
-        (slide, CPU, "planted", None),
-        (other_slide, CPU, "planted", everywhere(other_slide)),
+    for reason, arguments in (
+        ("the model is another", (slide, CPU, "another model", tissue)),
+        ("settings.overlap was 0.25 and is 0.5", (slide, dataclasses.replace(CPU, overlap=0.5), "planted", tissue)),
+        ("the tissue's outline is another", (slide, CPU, "planted", less)),
+        ("the tissue's outline is another", (slide, CPU, "planted", None)),
+        (".*; slide.mpp.x was 1.0 and is 0.5; .*", (other_slide, CPU, "planted", everywhere(other_slide))),
     ):
         chosen, settings, digest, where = arguments
-        with pytest.raises(StaleResultError, match="other settings than given now"):
+        with pytest.raises(StaleResultError, match=rf"other settings than given now \({reason}\)\. Give"):
             predict_slide(chosen, PlantedModel(), out, settings, digest, where)
     replaced = predict_slide(slide, PlantedModel(), out, dataclasses.replace(CPU, overwrite=True), "another", tissue)
     assert read_json(out / "slide.json")["model_digest"] == "another"

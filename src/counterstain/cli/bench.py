@@ -44,6 +44,7 @@ def _show(found: "Bench") -> None:
     rows.append(["threads", f"{found.network_threads} for networks, {found.reader_threads} read", "", ""])
     rows += [_figure(figure) for figure in found.figures]
     rows += [_network(entry) for entry in found.networks]
+    log.say("Of the limit: 1 is what the hardware would do with that step alone, 0.5 takes twice as long.")
     log.emit_table("This machine", ["", "measured", "of the limit", "limit"], rows)
     for line in found.outlook:
         log.emit(line)

@@ -118,6 +118,7 @@ def predict(
     digest = model_digest(run)
     if int8:
         model, digest, settings = _in_int8(run, method, settings)
+    _say_what_computes(model, settings)
     job = SlideJob(model, digest, out, exports, settings, mpp, assume_mpp, outline)
     outcomes = run_all({entry.slide_id: _work(entry, job) for entry in batch.slides}, out)
     failed = [
@@ -150,6 +151,19 @@ def _in_int8(run: Path, method: "DenseMethod", settings: PredictSettings) -> "tu
     # it is its own runtime, on a CPU
     chosen = replace(settings, device="cpu", runtime="torch")
     return Int8Model(method, path, settings.num_threads), digest, chosen
+
+
+def _say_what_computes(model: "DenseModel", settings: PredictSettings) -> None:
+    """Device, precision, runtime and threads, once for all slides."""
+    from counterstain.infer.dense import RunsItself
+    from counterstain.infer.runtime import network_threads
+
+    runtime = choose_runtime(settings.device, settings.precision, settings.runtime)
+    told = {"precision": runtime.precision, "runtime": runtime.name}
+    told |= model.runs if isinstance(model, RunsItself) else {}
+    num = network_threads(settings.num_threads)
+    threads = f", {num} thread{'s' * (num > 1)}" if runtime.device.type == "cpu" else ""
+    log.say(f"Maps are made by {told['runtime']} on {runtime.device}, precision {told['precision']}{threads}")
 
 
 def _check_settings(settings: PredictSettings, method: "DenseMethod") -> None:

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ from counterstain.errors import InputError, NoTissueError, StaleResultError, Uns
 from counterstain.files import atomic, file_hash, settings_hash
 from counterstain.geometry import Box, Size
 from counterstain.slides import Slide, open_slide
+
+READING: Final = "scaled"
+"""How cells are read, as `Slide.read_scaled` tells: in training as in prediction. Features read otherwise are others."""
 
 CELL_UM = 64.0
 """Width and height of a cell: 256 pixels of 0.25 um/px (DSNet, arXiv 2109.05788, section IV-C)."""
@@ -48,7 +51,7 @@ class DrawSettings:
         seed: Of all draws.
         dark_share: The part of the cells, at least, that are dark: stained, that is.
         limit: A cell is dark where the mean of each of its channels is below this grey value.
-        reading: "scaled": as `Slide.read_scaled` reads, and as slides are encoded later.
+        reading: As `READING` has it.
 
     Raises:
         InputError: When a number is out of its range.
@@ -63,7 +66,7 @@ class DrawSettings:
     seed: int = 0
     dark_share: float = 0.9
     limit: float = 0.7 * 255
-    reading: Literal["scaled"] = "scaled"
+    reading: Literal["scaled"] = READING
 
     def __post_init__(self) -> None:
         if min(self.num_per_slide, self.input_px) < 1:

@@ -31,6 +31,7 @@ from counterstain.data.encoded_files import (
     read_header,
     write_features,
 )
+from counterstain.data.encoder_patches import READING
 from counterstain.errors import InputError
 from counterstain.files import settings_hash
 from counterstain.geometry import Frame, Size
@@ -53,9 +54,6 @@ from counterstain.tiles import TileRow
 from counterstain.tissue import Tissue
 
 Images = npt.NDArray[np.uint8]
-
-READING = "scaled"
-"""How cells are read, as `Slide.read_scaled` tells: in training as in prediction. Features read otherwise are others."""
 
 _CHUNK_CELLS = 1024  # stored at once; what a kill costs at most
 _READ_CELLS = 32  # neighbours that are read as one strip

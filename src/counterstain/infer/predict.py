@@ -34,6 +34,7 @@ from counterstain.files import settings_hash, write_json
 from counterstain.geometry import Box, Frame, Size
 from counterstain.infer.dense import DenseModel
 from counterstain.infer.heap import HeapTrimmer
+from counterstain.infer.inputs import what_differs
 from counterstain.infer.later import Later
 from counterstain.infer.paint import Painter, halves
 from counterstain.infer.plan import Plan, Strip
@@ -92,7 +93,19 @@ def predict_slide(
     # "auto" is another precision and library on another machine, and a map is made by one of each throughout.
     tree = {**settings.that_matter(), "precision": runner.runtime.label, "model_mpp": target_mpp, **asdict(sizes)}
     inputs_hash = _inputs_hash(record, model_digest, tree, tissue)
-    before = standing(path, inputs_hash, overwrite=settings.overwrite)
+    made_of: dict[str, Any] = {
+        "slide": record.to_json(),
+        "model_digest": model_digest,
+        "settings": to_tree(settings),
+        **runner.described,
+        "outline": None if tissue is None else tissue.content_hash(),
+    }
+
+    def differing() -> list[str]:
+        matter = {name: made_of["settings"].get(name) for name in settings.that_matter()}
+        return what_differs(out / "slide.json", {**made_of, "settings": matter})
+
+    before = standing(path, inputs_hash, differing, overwrite=settings.overwrite)
     if before.is_complete:
         log.say(f"{out}: already done")
         return SlideMap.open(path)
@@ -105,7 +118,7 @@ def predict_slide(
     if before.bands_done is None:
         tissue.save(out / "tissue.geojson")
         result = SlideMap(path, plan.frame, model.classes, record, inputs_hash)
-        write_json(out / "slide.json", _description(result, model_digest, settings, runner))
+        write_json(out / "slide.json", _description(result, {**made_of, "tissue_note": tissue.note}))
         store = MapStore.create(result, settings.chunk_px)
     else:
         store = MapStore.reopen(path)
@@ -251,16 +264,13 @@ def _inputs_hash(record: SlideRecord, model_digest: str, tree: dict[str, Any], t
     return settings_hash(slide, model_digest, tree)
 
 
-def _description(result: SlideMap, model_digest: str, settings: PredictSettings, runner: Runner) -> dict[str, Any]:
+def _description(result: SlideMap, made_of: dict[str, Any]) -> dict[str, Any]:
     return {
         "format": "counterstain.slide",
         "version": 1,
-        "slide": result.slide.to_json(),
         "inputs_hash": result.inputs_hash,
-        "model_digest": model_digest,
         "map_frame": asdict(result.frame),
-        "settings": to_tree(settings),
-        **runner.described,
+        **made_of,
         "versions": {
             "counterstain": counterstain.__version__,
             "python": platform.python_version(),

@@ -9,6 +9,7 @@ Does not know: slides, models, how a map is made.
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -38,12 +39,15 @@ class Standing:
     is_complete: bool
 
 
-def standing(path: Path, inputs_hash: str, *, overwrite: bool = False) -> Standing:
+def standing(
+    path: Path, inputs_hash: str, differing: Callable[[], Sequence[str]] = tuple, *, overwrite: bool = False
+) -> Standing:
     """What lies at `path`, when it was made of the same inputs.
 
     Args:
         path: The Zarr group.
         inputs_hash: Of everything that goes into the map.
+        differing: Asked for what differs, in words, where the inputs are others.
         overwrite: Whether a map of other inputs counts as none.
 
     Raises:
@@ -61,9 +65,10 @@ def standing(path: Path, inputs_hash: str, *, overwrite: bool = False) -> Standi
         return Standing(int(attributes["bands_done"]), bool(attributes["complete"]))
     if overwrite:
         return Standing(None, is_complete=False)
+    told = "; ".join(differing())
     raise StaleResultError(
-        f"{path} was made of another slide, model, tissue or other settings than given now. Give another output folder, or "
-        "pass --overwrite to replace it."
+        f"{path} was made of another slide, model, tissue or other settings than given now{told and f' ({told})'}. Give "
+        "another output folder, or pass --overwrite to replace it."
     )
 
 
