@@ -36,7 +36,8 @@ from counterstain.methods import SSHR
 from counterstain.models.encoders import PatchEncoder
 from counterstain.report import evaluate
 from counterstain.training import TrainSettings
-from networks import NETWORKS, spread, statistics_of
+from networks import NETWORKS, statistics_of
+from timing import spread
 
 TIMED = ("resnet18_sshr", "scae")
 

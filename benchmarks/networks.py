@@ -17,7 +17,6 @@ import argparse
 import json
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -40,6 +39,7 @@ from counterstain.models.count import count
 from counterstain.models.encoders import PatchEncoder
 from counterstain.models.scae import SCAE
 from counterstain.results import Classes, EncoderSpec
+from timing import spread, timed
 
 TISSUES = Classes(("a", "b", "c", "d"), ((0, 0, 0),) * 4)
 TUMOUR = Classes(("rest", "tumour"), ((0, 0, 0),) * 2, background="rest")
@@ -152,17 +152,6 @@ def ort_product(one: Any, other: Any) -> Action:
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"x": one})
-
-
-def timed(action: Action) -> tuple[float, float]:
-    """Wall and CPU seconds."""
-    wall, processor = time.perf_counter(), time.process_time()
-    action()
-    return time.perf_counter() - wall, time.process_time() - processor
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def measure(

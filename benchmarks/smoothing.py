@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from command import command_given
 from counterstain.models.smoothing import Smoothing
+from timing import spread
 
 SHAPES = ((8, 24, 56), (8, 256, 56), (4, 512, 28), (4, 128, 28))
 """Images, channels, cells along a side."""
@@ -70,19 +71,14 @@ def compared(shape: tuple[int, int, int], repeats: int) -> dict[str, Any]:
             float((one - other).abs().max() / other.abs().max()) for one, other in zip(*values.values(), strict=True)
         ]
         found[what] = {
-            **{f"{name}_cpu_ms": _spread([cpu for _, cpu in seen[1:]]) for name, seen in times.items()},
-            **{f"{name}_wall_ms": _spread([wall for wall, _ in seen[1:]]) for name, seen in times.items()},
+            **{f"{name}_cpu_ms": spread([1000 * cpu for _, cpu in seen[1:]]) for name, seen in times.items()},
+            **{f"{name}_wall_ms": spread([1000 * wall for wall, _ in seen[1:]]) for name, seen in times.items()},
             "times_as_fast": statistics.median(
                 one[1] / other[1] for one, other in zip(times["torch"][1:], times["ours"][1:], strict=True)
             ),
             "largest_difference": max(off),
         }
     return found
-
-
-def _spread(seconds: list[float]) -> dict[str, float]:
-    milliseconds = [1000 * value for value in seconds]
-    return {"median": statistics.median(milliseconds), "min": min(milliseconds), "max": max(milliseconds)}
 
 
 def main() -> None:

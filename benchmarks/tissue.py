@@ -14,7 +14,6 @@ those that are given. Prints JSON.
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +40,7 @@ from counterstain.tissue.bytes import COVERED
 from counterstain.tissue.stored import Cells, split_stored
 from machine import machine_in_words
 from slides import MPP, PERIOD_PX, drawn_plane, write_slide
+from timing import spread
 
 Drawing = Callable[[ImageDraw.ImageDraw, float], None]
 
@@ -190,12 +190,7 @@ def timed(tasks: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
             task()
             for clock, read in clocks.items():
                 taken[name][clock].append(read() - before[clock])
-    return {name: {clock: summary(values) for clock, values in both.items()} for name, both in taken.items()}
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    figures = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    return {name: round(value, 6) for name, value in figures.items()}
+    return {name: {clock: spread(values, 6) for clock, values in both.items()} for name, both in taken.items()}
 
 
 def main() -> None:
