@@ -6,7 +6,8 @@
 
 The host gives out a result when the next `AHEAD` batches are under way, so that the device has something to do while it
 reads, stitches and stores. Results come in order, and a failure at its own batch, with what came before it delivered. On a
-CPU a batch is a plain call.
+CPU a batch is a plain call; or two are under way, where a library computes that lets threads share it: while one is in the
+network, the other is made floats or pooled, which would leave all cores but one idle.
 
 A graph is captured for each quarter of a full batch, when the first batch of that size comes. Shorter batches are filled up
 with whatever lies in the buffer, and what becomes of it is dropped: which kernels run follows from a batch's length alone,
@@ -21,6 +22,7 @@ Does not know: what is computed, where batches come from.
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -68,10 +70,11 @@ class Pipeline:
         device: Where it computes.
         full: Images of a full batch, all batches being of one height and width; None where they differ: each is then
             computed by itself.
+        is_shared: Whether, on a CPU, two threads call the function at once.
     """
 
-    def __init__(self, compute: Compute, device: torch.device, full: int | None) -> None:
-        self._compute, self._device = compute, device
+    def __init__(self, compute: Compute, device: torch.device, full: int | None, *, is_shared: bool = False) -> None:
+        self._compute, self._device, self._is_shared = compute, device, is_shared
         self._lane = _Lane(compute, device, full) if device.type == "cuda" and full is not None else None
 
     def map(
@@ -80,17 +83,22 @@ class Pipeline:
         """Each batch with its result, in order. Not to be called while another such generator is in use.
 
         Args:
-            batches: Asked for on the way, on a GPU a few ahead of what is given out.
+            batches: Asked for on the way, some ahead of what is given out.
             images_of: A batch's (B, H, W, 3) uint8, B from 1 to `full`.
         """
         lane = self._lane
-        if lane is None:
-            for batch in batches:
-                yield batch, self._once(images_of(batch))
-        else:
+        if lane is not None:
             begun = ((batch, lane.begin(images_of(batch))) for batch in batches)
             for batch, arrived in looked_ahead(begun, AHEAD):
                 yield batch, arrived()
+        elif self._is_shared:
+            with ThreadPoolExecutor(2, thread_name_prefix="compute") as pool:
+                called = ((batch, pool.submit(self._once, images_of(batch))) for batch in batches)
+                for batch, call in looked_ahead(called, 1):
+                    yield batch, call.result()
+        else:
+            for batch in batches:
+                yield batch, self._once(images_of(batch))
 
     def one(self, images_BHWC: Images) -> npt.NDArray[Any]:
         """The result of a single batch."""

@@ -214,9 +214,9 @@ class EncoderStep:
         self.runtime, run = or_torch(runtime, settings.runtime, make)
         self._encoder: Run = run or encoder
         self.label = encoder.label if isinstance(encoder, Int8Encoder) else self.runtime.label
-        self._pipeline = Pipeline(
-            _Embed(self._encoder, self.runtime, self.spec), self.runtime.device, settings.batch_size
-        )
+        embed = _Embed(self._encoder, self.runtime, self.spec)
+        is_shared = self.runtime.name != "torch"
+        self._pipeline = Pipeline(embed, self.runtime.device, settings.batch_size, is_shared=is_shared)
 
     def encode(self, images_BHWC: Images) -> npt.NDArray[np.float16]:
         """Embeddings of images as they were read: (B, C).

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from threading import Lock
 from typing import Any, Protocol, TypeVar, get_args
 
 import numpy as np
@@ -235,6 +236,7 @@ class _Elsewhere:
     def __init__(self, model: DenseModel, runtime: Runtime, num_threads: int | None) -> None:
         self.classes, self.input, self.network = model.classes, model.input, model.network
         self._runs: dict[tuple[int, int], Run] = {}
+        self._alone = Lock()  # two networks at once would drive each other out of the caches
         self._open = open_elsewhere(model.network, model.predict_maps, model, runtime, num_threads)
 
     def at(self, size: tuple[int, int]) -> "_Elsewhere":
@@ -245,7 +247,8 @@ class _Elsewhere:
 
     def predict_maps(self, images_BCHW: Tensor) -> Tensor:
         height, width = images_BCHW.shape[2:]
-        return self.at((height, width))._runs[height, width](images_BCHW)
+        with self._alone:
+            return self.at((height, width))._runs[height, width](images_BCHW)
 
 
 @dataclass(frozen=True)
@@ -353,7 +356,8 @@ class Runner:
         """
         if halo_px not in self._pipelines:
             means = _Means(self._model, self.runtime, self._map_stride, self._with_gray, halo_px)
-            self._pipelines[halo_px] = Pipeline(means, self.runtime.device, self._full)
+            is_shared = self.runtime.name != "torch"  # threads of torch's would each start a team of their own
+            self._pipelines[halo_px] = Pipeline(means, self.runtime.device, self._full, is_shared=is_shared)
         for batch, maps_BCHW in self._pipelines[halo_px].map(batches, images_of):
             if not np.isfinite(maps_BCHW).all():
                 raise InputError("The model gave values that are no numbers. Pass --precision 32, or train it again.")
