@@ -81,5 +81,5 @@ class Pool:
                     del self._free[oldest]
 
 
-POOL = Pool(most_free=64 << 20)
+POOL = Pool(most_free=32 << 20)
 """Of all scans of a process: fresh memory would cost a fifth of the time that decoding takes."""
