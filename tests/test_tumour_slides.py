@@ -227,7 +227,10 @@ REAL = {
 }
 
 
-@pytest.mark.parametrize("name", REAL)
+# one by default: what differs is the reader, which has tests of its own
+@pytest.mark.parametrize(
+    "name", [name if name.endswith("Region.svs") else pytest.param(name, marks=pytest.mark.slow) for name in REAL]
+)
 def test_a_real_slide_gets_a_mask_that_qupath_opens(
     name: str, real_data: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
