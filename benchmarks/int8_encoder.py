@@ -73,7 +73,15 @@ def off(exact: SlideSet, rough: SlideSet) -> dict[str, Any]:
         low, median, high = np.percentile(np.concatenate(values), [1, 50, 99])
         return {"median": float(median), "p1": float(low), "p99": float(high)}
 
-    return {"cells": sum(map(len, cosines)), "cosine": told(cosines), "relative_distance": told(distances)}
+    foreground = [
+        (read_encoded(one.folder, exact.encoder.name).features_NC[:, :96] != 0).any(1) for one in exact.slides
+    ]
+    return {
+        "cells": sum(map(len, cosines)),
+        "cells_with_foreground": int(np.concatenate(foreground).sum()),
+        "cosine": told(cosines),
+        "relative_distance": told(distances),
+    }
 
 
 def loss(exact: SlideSet, rough: SlideSet, folder: Path, epochs: int) -> dict[str, Any]:
@@ -102,6 +110,7 @@ def loss(exact: SlideSet, rough: SlideSet, folder: Path, epochs: int) -> dict[st
         "auroc": found,
         "lost": found["float32"] - found["int8"],
         "lost_interval_95": [float(low), float(high)],
+        "margins_spread": float(scores["float32"].std()),
         "largest_change_of_a_margin": float(np.abs(scores["float32"] - scores["int8"]).max()),
     }
 
