@@ -126,5 +126,6 @@ class Stitcher:
         self._top += height
         kept = self._weight.shape[0] - height
         old_mean, old_weight = self._mean, self._weight
-        self._mean, self._weight = np.zeros_like(old_mean), np.zeros_like(old_weight)
+        # not `zeros_like`: that writes zeros, and rows without tiles would take memory
+        self._mean, self._weight = np.zeros(old_mean.shape, np.float32), np.zeros(old_weight.shape, np.float32)
         self._mean[:, :kept], self._weight[:kept] = old_mean[:, height:], old_weight[height:]
