@@ -36,7 +36,7 @@ def pooled_maps(maps_BCHW: Tensor, stride: int) -> Tensor:
     """(B, C, h, w) float32 means over squares of `stride` pixels.
 
     Args:
-        maps_BCHW: float32, contiguous; height and width are multiples of `stride`.
+        maps_BCHW: float32; height and width are multiples of `stride`.
         stride: Pixels for one of the result, along each axis.
     """
     num, channels, height, width = maps_BCHW.shape

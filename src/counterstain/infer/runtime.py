@@ -271,11 +271,11 @@ class _Means:
         expected = (len(images), len(self.model.classes), *images.shape[2:])
         if tuple(maps.shape) != expected:
             raise InputError(f"The model gave maps of shape {tuple(maps.shape)}; expected {expected}.")
-        means = pooled_maps(maps, self.map_stride)
+        rows, columns = (slice(self.halo_px, side - self.halo_px) for side in images.shape[2:])
+        means = pooled_maps(maps[:, :, rows, columns], self.map_stride)
         if self.with_gray:
-            means = torch.cat([means, pooled_gray(pixels_BHWC, self.map_stride)], dim=1)
-        halo = self.halo_px // self.map_stride
-        return means[:, :, halo : means.shape[2] - halo, halo : means.shape[3] - halo]
+            means = torch.cat([means, pooled_gray(pixels_BHWC[:, rows, columns], self.map_stride)], dim=1)
+        return means
 
 
 class Runner:
