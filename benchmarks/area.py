@@ -15,18 +15,20 @@ import math
 import shutil
 import statistics
 import tempfile
-import time
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from command import command_given
 from counterstain.export import write
 from counterstain.infer import PredictSettings, predict_slide
+from counterstain.results import SlideMap
 from counterstain.slides import open_slide
 from machine import machine_in_words
 from overhead import EXPORTS, FreeModel, Work
 from slides import write_slide
+from timing import timed
 
 
 def measured(path: Path, out: Path, settings: PredictSettings, rounds: int) -> dict[str, Any]:
@@ -35,17 +37,18 @@ def measured(path: Path, out: Path, settings: PredictSettings, rounds: int) -> d
     with open_slide(path) as slide:
         num_tiles = Work(slide, model, settings, out).plan().num_tiles()
     found: dict[str, list[float]] = {"predict": [], **{name: [] for name in EXPORTS}}
+    results: list[SlideMap] = []
+
+    def predict() -> None:
+        with open_slide(path) as slide:
+            results.append(predict_slide(slide, model, out, settings, "free"))
+
     for _ in range(rounds):
         shutil.rmtree(out, ignore_errors=True)
         gc.collect()
-        start = time.process_time()
-        with open_slide(path) as slide:
-            result = predict_slide(slide, model, out, settings, "free")
-        found["predict"].append(time.process_time() - start)
+        found["predict"].append(timed(predict)[1])
         for name in EXPORTS:
-            start = time.process_time()
-            write(name, result)
-            found[name].append(time.process_time() - start)
+            found[name].append(timed(partial(write, name, results[-1]))[1])
     seconds = {name: statistics.median(values) for name, values in found.items()}
     return {"tiles": num_tiles, "cpu_seconds": seconds | {"whole": sum(seconds.values())}}
 

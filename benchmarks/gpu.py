@@ -23,7 +23,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,6 +37,7 @@ import numpy as np
 import torch
 
 from command import command_given
+from counterstain.data.encoded_files import FeatureHeader
 from counterstain.geometry import Box, Mpp, Size
 from counterstain.infer import PredictSettings, predict_slide
 from counterstain.infer.device import Pipeline, filled_size
@@ -61,6 +61,7 @@ from dsnet_speed import AREA, CELL_PX, SHOWN_PX, diagnosing
 from machine import machine_in_words
 from slides import MPP, drawn_plane, write_slide
 from speed import CUDA, finish, matrix_rate
+from timing import in_turn, ratios, spread
 
 CLASSES = Classes(("a", "b", "c", "d"), ((0, 0, 0),) * 4)
 SSHR_BAR_MS, BUSY_BAR, DSNET_BAR_MS = 0.6, 0.9, 2.0
@@ -107,22 +108,15 @@ def heads_apart() -> Iterator[None]:
         HFRM.projected = folded  # type: ignore[method-assign]
 
 
-def in_turn(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, after two rounds to warm up."""
-    found: dict[str, list[float]] = {name: [] for name in actions}
-    for number in range(rounds + 2):
-        for name, action in actions.items():
-            finish()
-            start = time.perf_counter()
-            action()
-            finish()
-            if number >= 2:
-                found[name].append(time.perf_counter() - start)
-    return found
+def seconds_in_turn(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Wall seconds of each, until the device has finished, after two rounds to warm up."""
 
+    def finished(action: Callable[[], object]) -> None:
+        action()
+        finish()
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    whole = {name: partial(finished, action) for name, action in actions.items()}
+    return {name: times.wall for name, times in in_turn(whole, rounds, warm_ups=2, before=finish).items()}
 
 
 def steps_told(times: dict[str, list[float]], scale: float) -> dict[str, Any]:
@@ -132,8 +126,7 @@ def steps_told(times: dict[str, list[float]], scale: float) -> dict[str, Any]:
     for name, seconds in times.items():
         told[name] = {"ms": spread([1e3 * scale * one for one in seconds])}
         if before is not None:
-            ratios = [one / other for one, other in zip(before, seconds, strict=True)]
-            told[name]["times_the_step_before"] = spread(ratios)
+            told[name]["times_the_step_before"] = spread(ratios(before, seconds))
         before = seconds
     return told
 
@@ -170,10 +163,10 @@ def sshr_steps(sizes: Sizes, batch: int) -> dict[str, Any]:
     if CUDA:
         runner.run(images)
         actions["cuda_graph"] = replayed(runner._pipelines[0], batch)
-    times = in_turn(actions, sizes.rounds)
+    times = seconds_in_turn(actions, sizes.rounds)
     told = steps_told(times, 1 / batch)
     several = [images] * 8
-    whole = in_turn({"pipeline": lambda: sum(1 for _ in runner.maps(several, lambda one: one))}, sizes.rounds)
+    whole = seconds_in_turn({"pipeline": lambda: sum(1 for _ in runner.maps(several, lambda one: one))}, sizes.rounds)
     told["from_host_to_host"] = {"ms": spread([1e3 * one / batch / len(several) for one in whole["pipeline"]])}
     return told
 
@@ -232,16 +225,8 @@ def predicting(sizes: Sizes, batch: int, folder: Path) -> dict[str, Any]:
         lengths = batch_lengths(MemorySlide(raw), model, settings)
         tiles = sum(lengths)
         network.append(network_seconds(model, settings, lengths, sizes))
-        for name, path in (("memory", raw), ("file", coded)):
-            taken = []
-            for _ in range(2):  # the first fills the system's cache of files
-                shutil.rmtree(folder / "out", ignore_errors=True)
-                slide = MemorySlide(path) if name == "memory" else open_slide(path)
-                start = time.perf_counter()
-                with slide:
-                    predict_slide(slide, model, folder / "out", settings, "random")
-                taken.append(time.perf_counter() - start)
-            seconds[name].append(min(taken))
+        for name, slide in (("memory", MemorySlide(raw)), ("file", open_slide(coded))):
+            seconds[name].append(predict_seconds(slide, model, folder / "out", settings))
     added = network[1] - network[0]
     slope = {name: both[1] - both[0] for name, both in seconds.items()}
     return {
@@ -255,6 +240,17 @@ def predicting(sizes: Sizes, batch: int, folder: Path) -> dict[str, Any]:
         "times_as_long_from_a_file": slope["file"] / slope["memory"],
         "is_accepted": added / slope["memory"] >= BUSY_BAR,
     }
+
+
+def predict_seconds(slide: Slide, model: SSHR, out: Path, settings: PredictSettings) -> float:
+    """Wall seconds of a prediction, the better of two: the first fills the system's cache of files."""
+
+    def predict() -> None:
+        with slide:
+            predict_slide(slide, model, out, settings, "random")
+
+    times = in_turn({"predict": predict}, 2, before=lambda: shutil.rmtree(out, ignore_errors=True))
+    return min(times["predict"].wall)
 
 
 def batch_lengths(slide: Slide, model: SSHR, settings: PredictSettings) -> list[int]:
@@ -288,7 +284,7 @@ def network_seconds(model: SSHR, settings: PredictSettings, lengths: list[int], 
         for length in lengths:
             actions[length]()
 
-    return min(in_turn({"all": all_of_them}, 1)["all"])
+    return min(seconds_in_turn({"all": all_of_them}, 1)["all"])
 
 
 class Fresh(PatchEncoder):
@@ -321,9 +317,9 @@ def encoding(sizes: Sizes, batch: int) -> dict[str, Any]:
     actions: dict[str, Callable[[], object]] = {"eager": eager}
     if CUDA:
         actions["cuda_graph"] = replayed(step._pipeline, batch)
-    told = steps_told(in_turn(actions, sizes.rounds), CELLS / batch)
+    told = steps_told(seconds_in_turn(actions, sizes.rounds), CELLS / batch)
     several = [images] * 8
-    whole = in_turn({"pipeline": lambda: sum(1 for _ in step.stream(several))}, sizes.rounds)["pipeline"]
+    whole = seconds_in_turn({"pipeline": lambda: sum(1 for _ in step.stream(several))}, sizes.rounds)["pipeline"]
     told["from_host_to_host"] = {"ms": spread([1e3 * one * CELLS / batch / len(several) for one in whole])}
     return told
 
@@ -333,19 +329,21 @@ def preparing(sizes: Sizes, folder: Path) -> dict[str, Any]:
     path = folder / "cells.svs"
     write_slide(path, sizes.side, 1.0)
     settings = EncodeSettings(sizes.cell_batches[-1], device=sizes.device, runtime="torch")
-    taken = []
-    for number in range(2):
-        with open_slide(path) as slide:
-            start = time.perf_counter()
-            header = encode_slide(slide, Fresh(), folder / f"cells{number}", settings=settings)
-            taken.append(time.perf_counter() - start)
-    return {"cells": header.num_cells, "ms_for_1e8_encoded_px": 1e3 * min(taken) * CELLS / header.num_cells}
+    headers: list[FeatureHeader] = []
+
+    def encode() -> None:
+        headers.append(encode_slide(slide, Fresh(), folder / f"cells{len(headers)}", settings=settings))
+
+    with open_slide(path) as slide:
+        best = min(in_turn({"encode": encode}, 2)["encode"].wall)
+    num_cells = headers[-1].num_cells
+    return {"cells": num_cells, "ms_for_1e8_encoded_px": 1e3 * best * CELLS / num_cells}
 
 
 def measured(sizes: Sizes) -> dict[str, Any]:
     patches = {str(batch): sshr_steps(sizes, batch) for batch in sizes.batches}
     cells = {str(batch): encoding(sizes, batch) for batch in sizes.cell_batches}
-    scored = in_turn({"dsnet": diagnosing()}, sizes.rounds)["dsnet"]
+    scored = seconds_in_turn({"dsnet": diagnosing()}, sizes.rounds)["dsnet"]
     last = "cuda_graph" if CUDA else "heads_folded"
     patch_ms = min(one[last]["ms"]["median"] for one in patches.values())
     cells_ms = min(one["cuda_graph" if CUDA else "eager"]["ms"]["median"] for one in cells.values())

@@ -19,7 +19,6 @@ import statistics
 import tempfile
 import time
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from counterstain.methods import SSHR
 from counterstain.models.encoders import PatchEncoder
 from counterstain.report import evaluate
 from counterstain.training import TrainSettings
+from machine import one_thread
 from networks import NETWORKS, statistics_of
 from timing import spread
 
@@ -100,11 +100,7 @@ def main() -> None:
             "loss": loss(options.data, options.epochs, options.tile_px, Path(folder) / "run"),
             "command": command_given(),
             "date": datetime.now(UTC).date().isoformat(),
-            "machine": {
-                "processor": torch.backends.cpu.get_cpu_capability(),
-                "threads": 1,
-                **{name: metadata.version(name) for name in ("torch", "onnxruntime")},
-            },
+            "machine": one_thread("torch", "onnxruntime"),
         }
     print(json.dumps(result, indent=2))
 

@@ -18,7 +18,6 @@ import json
 import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ from counterstain.models.encoders import PatchEncoder
 from counterstain.report.crossval import FoldSettings, folds_of
 from counterstain.synth.cohort import CohortSettings, write_cohort
 from counterstain.training import TrainSettings
+from machine import one_thread
 
 _CPU = EncodeSettings(device="cpu", num_threads=1, runtime="torch")
 _RESAMPLED = 2000
@@ -138,11 +138,7 @@ def main() -> None:
             "slide_method": loss(exact, rough, folder / "runs", 10 * options.epochs),
             "command": command_given(),
             "date": datetime.now(UTC).date().isoformat(),
-            "machine": {
-                "processor": torch.backends.cpu.get_cpu_capability(),
-                "threads": 1,
-                **{name: metadata.version(name) for name in ("torch", "onnxruntime")},
-            },
+            "machine": one_thread("torch", "onnxruntime"),
         }
     print(json.dumps(result, indent=2))
 

@@ -14,9 +14,7 @@ import argparse
 import gc
 import json
 import shutil
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from datetime import date
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import simplejpeg
@@ -52,6 +50,7 @@ from counterstain.tiles import GridSettings, grid
 from counterstain.tissue import find_tissue
 from machine import machine_in_words
 from slides import write_slide
+from timing import in_turn, spread
 
 CLASSES = Classes(
     ("tumour", "stroma", "lymphocytes", "necrosis"), ((200, 30, 30), (30, 160, 60), (40, 60, 200), (120, 120, 120))
@@ -113,64 +112,100 @@ class Work:
         return cutter.stream(self.slide, (row for strip, _ in plan.strips() for row in strip.rows))
 
 
-def cpu_ms(action: Callable[[], object]) -> tuple[float, float]:
-    """CPU and wall milliseconds of all threads."""
-    gc.collect()
-    cpu, wall = time.process_time(), time.perf_counter()
-    action()
-    return 1e3 * (time.process_time() - cpu), 1e3 * (time.perf_counter() - wall)
+@dataclass(frozen=True)
+class Inputs:
+    """What stages are given, made beforehand.
+
+    Args:
+        plan: Of the prediction.
+        result: Of it.
+        images_BHWC: uint8, the first batch.
+        runner: Of the network.
+        cores: (N, 4, h, w) float32 cores of tiles' maps, for some batches.
+        bands: Blended cores, with where they start.
+        painter: Of the map.
+        painted: Columns, rows, probabilities and labels of the map's chunks.
+        alone: The folder where stages write.
+    """
+
+    plan: Plan
+    result: SlideMap
+    images_BHWC: Any
+    runner: Runner
+    cores: Any
+    bands: list[tuple[int, Band]]
+    painter: Painter
+    painted: list[tuple[int, int, Any, Any]]
+    alone: Path
+
+    @classmethod
+    def of(cls, work: Work) -> Self:
+        """Predicts once, and keeps what lies between the stages."""
+        plan, result = work.plan(), work.predict()
+        images_BHWC = next(iter(work.batches(plan))).images_BHWC
+        runner = Runner(work.model, work.settings, plan.map_stride)
+        cores = np.concatenate([runner.run(images_BHWC, plan.grid.halo_px) for _ in range(NUM_BATCHES)])
+        bands, painter = list(stitched(plan, cores)), Painter(CLASSES, plan.map_stride, with_gray=True)
+        painted = [part for left, band in bands for part in chunks(painter, plan.chunk_px, left, band)]
+        alone = work.out.with_name(f"{work.out.name}_alone")
+        return cls(plan, result, images_BHWC, runner, cores, bands, painter, painted, alone)
+
+    def facts(self) -> dict[str, Any]:
+        """What stages work on, in numbers."""
+        size = self.result.frame.size
+        return {"tiles": self.plan.num_tiles(), "map": [size.width, size.height]} | drawn(self.result)
 
 
-def stages_of(work: Work) -> tuple[dict[str, Callable[[], object]], dict[str, Any]]:
-    """Actions by their names, and facts of what they work on."""
-    plan, result = work.plan(), work.predict()
-    first = next(iter(work.batches(plan))).images_BHWC
-    runner = Runner(work.model, work.settings, plan.map_stride)
-    num_tiles = plan.num_tiles()
-    cores = np.concatenate([runner.run(first, plan.grid.halo_px) for _ in range(NUM_BATCHES)])
-    bands = list(stitched(plan, cores))
-    painter = Painter(CLASSES, plan.map_stride, with_gray=True)
-    painted = [part for left, band in bands for part in chunks(painter, plan.chunk_px, left, band)]
-    alone = work.out.with_name(f"{work.out.name}_alone")
-    store = MapStore.create(SlideMap(alone / "alone.zarr", result.frame, *_origin(result)), plan.chunk_px)
-
-    def read() -> None:
-        with closing(work.batches(plan)) as batches:  # type: ignore[type-var]
-            for _ in batches:
-                pass
-
-    def network() -> None:
-        for _ in range(0, num_tiles, len(first)):
-            runner.run(first, plan.grid.halo_px)
-
-    def paint() -> None:
-        for left, band in bands:
-            for _ in chunks(painter, plan.chunk_px, left, band):
-                pass
-
-    def store_all() -> None:
-        for x, y, probability, label in painted:
-            store.write(x, y, probability, label)
-        for number in range(len(bands)):
-            store.mark(number, is_complete=False)
-
-    def predict_and_export() -> None:
-        made = work.predict()
-        for name in EXPORTS:
-            write(name, made)
-
-    actions: dict[str, Callable[[], object]] = {
-        "whole": predict_and_export,
-        "decoding_alone": decoding(work.slide, plan),
+def stages_of(work: Work, made: Inputs) -> dict[str, Callable[[], object]]:
+    """Actions by their names."""
+    origin = made.result.classes, made.result.slide, made.result.inputs_hash
+    store = MapStore.create(SlideMap(made.alone / "alone.zarr", made.result.frame, *origin), made.plan.chunk_px)
+    return {
+        "whole": lambda: predict_and_export(work),
+        "decoding_alone": decoding(work.slide, made.plan),
         "tissue": lambda: find_tissue(work.slide, work.settings.tissue),
-        "read": read,
-        "convert_and_pool": network,
-        "stitch": lambda: sum(1 for _ in stitched(plan, cores)),
-        "paint": paint,
-        "store": store_all,
-        **{name: partial(write, name, result, alone / file, overwrite=True) for name, file in NAMES.items()},
+        "read": lambda: read(work, made.plan),
+        "convert_and_pool": lambda: convert_and_pool(made),
+        "stitch": lambda: sum(1 for _ in stitched(made.plan, made.cores)),
+        "paint": lambda: paint(made),
+        "store": lambda: store_all(store, made),
+        **{name: partial(write, name, made.result, made.alone / file, overwrite=True) for name, file in NAMES.items()},
     }
-    return actions, {"tiles": num_tiles, "map": [result.frame.size.width, result.frame.size.height]} | drawn(result)
+
+
+def predict_and_export(work: Work) -> None:
+    """All of it."""
+    made = work.predict()
+    for name in EXPORTS:
+        write(name, made)
+
+
+def read(work: Work, plan: Plan) -> None:
+    """All batches."""
+    with closing(work.batches(plan)) as batches:  # type: ignore[type-var]
+        for _ in batches:
+            pass
+
+
+def convert_and_pool(made: Inputs) -> None:
+    """As many batches as the plan has."""
+    for _ in range(0, made.plan.num_tiles(), len(made.images_BHWC)):
+        made.runner.run(made.images_BHWC, made.plan.grid.halo_px)
+
+
+def paint(made: Inputs) -> None:
+    """All bands."""
+    for left, band in made.bands:
+        for _ in chunks(made.painter, made.plan.chunk_px, left, band):
+            pass
+
+
+def store_all(store: MapStore, made: Inputs) -> None:
+    """All chunks."""
+    for x, y, probability, label in made.painted:
+        store.write(x, y, probability, label)
+    for number in range(len(made.bands)):
+        store.mark(number, is_complete=False)
 
 
 def drawn(result: SlideMap) -> dict[str, int]:
@@ -179,10 +214,6 @@ def drawn(result: SlideMap) -> dict[str, int]:
 
     polygons = [region.polygon for region in regions(result)]
     return {"regions": len(polygons), "vertices": int(shapely.get_num_coordinates(polygons).sum())}
-
-
-def _origin(result: SlideMap) -> tuple[Any, ...]:
-    return result.classes, result.slide, result.inputs_hash
 
 
 def stitched(plan: Plan, cores: Any) -> Iterator[tuple[int, Band]]:
@@ -236,24 +267,17 @@ def decoding(slide: Slide, plan: Plan) -> Callable[[], None]:
 
 
 def measured(work: Work, rounds: int) -> dict[str, Any]:
-    actions, facts = stages_of(work)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in actions}
-    for _ in range(rounds):
-        for name, action in actions.items():
-            times[name].append(cpu_ms(action))
-    per_tile = {name: [cpu / facts["tiles"] for cpu, _ in found] for name, found in times.items()}
-    wall = {name: [each / facts["tiles"] for _, each in found] for name, found in times.items()}
-    return {
-        **facts,
-        "cpu_ms_a_tile": {name: _spread(found) for name, found in per_tile.items()},
-        "wall_ms_a_tile": {name: _spread(found) for name, found in wall.items()},
-        "is_accepted": statistics.median(per_tile["whole"]) <= 1.0,
-    }
+    """All stages, milliseconds of a tile."""
+    made = Inputs.of(work)
+    facts, times = made.facts(), in_turn(stages_of(work, made), rounds, before=gc.collect)
 
+    def told(seconds: list[float]) -> dict[str, float]:
+        return spread([1e3 * one / facts["tiles"] for one in seconds], 4)
 
-def _spread(values: list[float]) -> dict[str, float]:
-    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    return {name: round(value, 4) for name, value in found.items()}
+    cpu = {name: told(found.cpu) for name, found in times.items()}
+    wall = {name: told(found.wall) for name, found in times.items()}
+    is_accepted = cpu["whole"]["median"] <= 1.0
+    return {**facts, "cpu_ms_a_tile": cpu, "wall_ms_a_tile": wall, "is_accepted": is_accepted}
 
 
 def main() -> None:

@@ -20,10 +20,8 @@ Prints JSON, one entry for each slide: tissue everywhere, a disc of tissue, and 
 
 import argparse
 import json
-import statistics
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -45,6 +43,7 @@ from counterstain.slides.resample import axis_of, resample
 from counterstain.tiles import TileGrid, TileRow
 from machine import machine_in_words
 from slides import write_slide
+from timing import Times, in_turn, ratios, spread
 
 _BATCH = 16
 _KINDS = ("limit", "limit of two", "batches", "copied", "0 threads", "1 threads", "2 threads", "openslide")
@@ -185,44 +184,29 @@ def asking_openslide(slide: Slide, rows: list[TileRow], tile: int) -> tuple[Call
     return read, len(some) / len(places)
 
 
-@dataclass(frozen=True)
-class Seconds:
-    """What a task took in each round."""
-
-    cpu: list[float]
-    wall: list[float]
-
-
-def timed(tasks: dict[str, Callable[[], None]], rounds: int) -> dict[str, Seconds]:
-    """Runs all tasks in turn, after a round that does not count."""
-    times = {name: Seconds([], []) for name in tasks}
-    for number in range(rounds + 1):
-        for name, task in tasks.items():
-            cpu, wall = time.process_time(), time.perf_counter()
-            task()
-            if number:
-                times[name].cpu.append(time.process_time() - cpu)
-                times[name].wall.append(time.perf_counter() - wall)
-    return times
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and most."""
-    return {
-        "median": round(statistics.median(values), 3),
-        "min": round(min(values), 3),
-        "max": round(max(values), 3),
-    }
-
-
 def ratio(above: list[float], below: list[float], factor: float = 1.0) -> dict[str, float]:
     """Of two tasks, round by round, and of the best rounds."""
-    rounds = spread([factor * one / other for one, other in zip(above, below, strict=True)])
+    rounds = spread([factor * one for one in ratios(above, below)], 3)
     return {**rounds, "of_best": round(factor * min(above) / min(below), 3)}
 
 
-def measured(slide: TiffSlide, rounds: int, with_cells: bool) -> dict[str, Any]:
-    """All claims on one slide."""
+@dataclass(frozen=True)
+class Tasks:
+    """What is timed on one slide.
+
+    Args:
+        actions: By their kinds and the names of their grids.
+        tiles: Of each grid, how many stored ones it touches and how many it has.
+        shares: Of each grid's tiles, that OpenSlide is asked for.
+    """
+
+    actions: dict[str, Callable[[], None]]
+    tiles: dict[str, dict[str, int]]
+    shares: dict[str, float]
+
+
+def tasks_on(slide: TiffSlide) -> Tasks:
+    """Every kind of reading over every grid."""
     side = slide.stored(0).coding.tile.width
     grids = {
         f"aligned_{side}": Grid(side, side, 0),
@@ -230,41 +214,33 @@ def measured(slide: TiffSlide, rounds: int, with_cells: bool) -> dict[str, Any]:
         "224_stride_112": Grid(224, 112, 7),
     }
     frame = frame_of(slide, slide.mpp.mean)
-    tasks: dict[str, Callable[[], None]] = {}
-    shares, num_tiles = {}, {}
+    found = Tasks({}, {}, {})
     for name, grid in grids.items():
         rows = grid.rows(slide)
         numbers = touched(slide, rows, grid.tile)
-        num_tiles[name] = {"stored": len(numbers), "grid": sum(len(row.xs) for row in rows)}
-        tasks[f"limit {name}"] = decoding(slide, numbers)
-        tasks[f"limit of two {name}"] = decoding_in_two(slide, numbers)
-        tasks[f"batches {name}"] = decoding(slide, numbers, num_buffers=2 * _BATCH)
-        tasks[f"copied {name}"] = decoding_and_copying(slide, numbers)
+        found.tiles[name] = {"stored": len(numbers), "grid": sum(len(row.xs) for row in rows)}
+        found.actions[f"limit {name}"] = decoding(slide, numbers)
+        found.actions[f"limit of two {name}"] = decoding_in_two(slide, numbers)
+        found.actions[f"batches {name}"] = decoding(slide, numbers, num_buffers=2 * _BATCH)
+        found.actions[f"copied {name}"] = decoding_and_copying(slide, numbers)
         for threads in (0, 1, 2):
-            tasks[f"{threads} threads {name}"] = streaming(slide, frame, rows, grid.tile, threads)
-        tasks[f"openslide {name}"], shares[name] = asking_openslide(slide, rows, grid.tile)
-    if with_cells:
-        tasks.update(cell_tasks(slide, side))
-    times = timed(tasks, rounds)
+            found.actions[f"{threads} threads {name}"] = streaming(slide, frame, rows, grid.tile, threads)
+        found.actions[f"openslide {name}"], found.shares[name] = asking_openslide(slide, rows, grid.tile)
+    return found
+
+
+def measured(slide: TiffSlide, rounds: int, with_cells: bool) -> dict[str, Any]:
+    """All claims on one slide."""
+    side = slide.stored(0).coding.tile.width
+    tasks, aligned = tasks_on(slide), f"aligned_{side}"
+    cells = cell_tasks(slide, side) if with_cells else {}
+    times = in_turn({**tasks.actions, **cells}, rounds, warm_ups=1)
+    decoded_mpx = tasks.tiles[aligned]["stored"] * side**2 / 1e6
     result: dict[str, Any] = {
         "size": [slide.size.width, slide.size.height],
-        "limit_mpx_per_cpu_s": spread(
-            [num_tiles[f"aligned_{side}"]["stored"] * side**2 / 1e6 / s for s in times[f"limit aligned_{side}"].cpu]
-        ),
+        "limit_mpx_per_cpu_s": spread([decoded_mpx / seconds for seconds in times[f"limit {aligned}"].cpu], 3),
+        **{name: grid_told(name, tasks, times) for name in tasks.tiles},
     }
-    for name in grids:
-        limit, both, batches, copied, here, one, two, peer = (times[f"{kind} {name}"] for kind in _KINDS)
-        result[name] = {
-            "tiles": num_tiles[name],
-            "share_of_limit_cpu": ratio(limit.cpu, here.cpu),
-            "share_of_limit_cpu_one_thread_ahead": ratio(limit.cpu, one.cpu),
-            "share_of_decoding_into_batches_cpu": ratio(batches.cpu, here.cpu),
-            "share_of_decoding_and_one_copy_cpu": ratio(copied.cpu, here.cpu),
-            "two_threads_against_one_wall": ratio(one.wall, two.wall),
-            "two_threads_of_the_bare_decoder_wall": ratio(limit.wall, both.wall),
-            "times_openslide_cpu": ratio(peer.cpu, here.cpu, 1 / shares[name]),
-            "cpu_ms_per_grid_tile": spread([1e3 * s / num_tiles[name]["grid"] for s in here.cpu]),
-        }
     if with_cells:
         whole, scaled, exact = (times[name].cpu for name in ("decode and resize", "scaled cells", "exact cells"))
         result["256_to_112"] = {
@@ -272,6 +248,22 @@ def measured(slide: TiffSlide, rounds: int, with_cells: bool) -> dict[str, Any]:
             "scaled_against_bare_decoding_and_resizing_cpu": ratio(whole, scaled),
         }
     return result
+
+
+def grid_told(name: str, tasks: Tasks, times: dict[str, Times]) -> dict[str, Any]:
+    """The claims on one grid."""
+    limit, both, batches, copied, here, one, two, peer = (times[f"{kind} {name}"] for kind in _KINDS)
+    return {
+        "tiles": tasks.tiles[name],
+        "share_of_limit_cpu": ratio(limit.cpu, here.cpu),
+        "share_of_limit_cpu_one_thread_ahead": ratio(limit.cpu, one.cpu),
+        "share_of_decoding_into_batches_cpu": ratio(batches.cpu, here.cpu),
+        "share_of_decoding_and_one_copy_cpu": ratio(copied.cpu, here.cpu),
+        "two_threads_against_one_wall": ratio(one.wall, two.wall),
+        "two_threads_of_the_bare_decoder_wall": ratio(limit.wall, both.wall),
+        "times_openslide_cpu": ratio(peer.cpu, here.cpu, 1 / tasks.shares[name]),
+        "cpu_ms_per_grid_tile": spread([1e3 * seconds / tasks.tiles[name]["grid"] for seconds in here.cpu], 3),
+    }
 
 
 def cell_tasks(slide: TiffSlide, side: int, input_px: int = 112) -> dict[str, Callable[[], None]]:

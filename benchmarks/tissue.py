@@ -15,7 +15,6 @@ those that are given. Prints JSON.
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from datetime import date
 from functools import partial
@@ -40,7 +39,7 @@ from counterstain.tissue.bytes import COVERED
 from counterstain.tissue.stored import Cells, split_stored
 from machine import machine_in_words
 from slides import MPP, PERIOD_PX, drawn_plane, write_slide
-from timing import spread
+from timing import in_turn, spread
 
 Drawing = Callable[[ImageDraw.ImageDraw, float], None]
 
@@ -161,7 +160,8 @@ def compared(slide: Slide, rounds: int) -> dict[str, Any]:
         "bytes": lambda: tissue_and_grid("bytes"),
         **({"sizes_alone": sizes_and_grid} if told.note is None else {}),
     }
-    times = timed(tasks, rounds)
+    taken = in_turn(tasks, rounds)
+    times = {name: {"cpu": spread(one.cpu, 6), "wall": spread(one.wall, 6)} for name, one in taken.items()}
     result: dict[str, Any] = {"size": [slide.size.width, slide.size.height], "seconds": times}
     if told.note is not None:
         return {**result, "fell_back": told.note}
@@ -178,19 +178,6 @@ def compared(slide: Slide, rounds: int) -> dict[str, Any]:
         "times_faster": round(cpu["pixels"] / cpu["bytes"], 1),
         "times_faster_sizes_alone": round(cpu["pixels"] / cpu["sizes_alone"], 1),
     }
-
-
-def timed(tasks: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
-    """CPU and wall seconds of each task, rounds interleaved."""
-    clocks = {"cpu": time.process_time, "wall": time.perf_counter}
-    taken: dict[str, dict[str, list[float]]] = {name: {clock: [] for clock in clocks} for name in tasks}
-    for _ in range(rounds):
-        for name, task in tasks.items():
-            before = {clock: read() for clock, read in clocks.items()}
-            task()
-            for clock, read in clocks.items():
-                taken[name][clock].append(read() - before[clock])
-    return {name: {clock: spread(values, 6) for clock, values in both.items()} for name, both in taken.items()}
 
 
 def main() -> None:

@@ -18,10 +18,7 @@ import argparse
 import gc
 import json
 import shutil
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -46,13 +43,12 @@ from counterstain.tiles import GridSettings, grid
 from counterstain.tissue import find_tissue
 from machine import machine_in_words
 from slides import MPP, write_slide
+from timing import Times, in_turn, ratios, spread
 
 CLASSES = Classes(
     ("tumour", "stroma", "lymphocytes", "necrosis"), ((200, 30, 30), (30, 160, 60), (40, 60, 200), (120, 120, 120))
 )
 EXPORTS = ("geojson", "ome_tiff")
-
-Seconds = tuple[float, float]
 
 
 def random_model(backbone: str, tile_px: int) -> SSHR:
@@ -77,14 +73,6 @@ def batches_of(slide: Slide, model: SSHR, settings: PredictSettings) -> list[Ten
     return [float_images(torch.from_numpy(batch.images_BHWC.copy())) for batch in cutter.stream(slide, rows)]
 
 
-def timed(action: Callable[[], object]) -> Seconds:
-    """Wall and CPU seconds, of all threads."""
-    gc.collect()
-    wall, cpu = time.perf_counter(), time.process_time()
-    action()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
 def measured(path: Path, out: Path, backbone: str, given: argparse.Namespace) -> dict[str, Any]:
     slide, model = open_slide(path), random_model(backbone, given.tile_px)
     settings = PredictSettings(device="cpu", num_threads=given.threads)
@@ -103,12 +91,7 @@ def measured(path: Path, out: Path, backbone: str, given: argparse.Namespace) ->
             result = predict_slide(opened, model, out, settings, backbone)
             export_all(result, opened, out, EXPORTS)
 
-    network()
-    whole()
-    times: dict[str, list[Seconds]] = {"network": [], "whole": []}
-    for _ in range(given.rounds):
-        times["network"].append(timed(network))
-        times["whole"].append(timed(whole))
+    times = in_turn({"network": network, "whole": whole}, given.rounds, warm_ups=1, before=gc.collect)
     return report(times, sum(map(len, batches))) | {
         "halo_px": sizes.halo_px,
         "stride_px": sizes.stride_px,
@@ -117,23 +100,17 @@ def measured(path: Path, out: Path, backbone: str, given: argparse.Namespace) ->
     }
 
 
-def report(times: dict[str, list[Seconds]], num_tiles: int) -> dict[str, Any]:
+def report(times: dict[str, Times], num_tiles: int) -> dict[str, Any]:
     """Ratios of what was measured in turn."""
     found: dict[str, Any] = {"tiles": num_tiles}
     for place, kind in enumerate(("wall", "cpu")):
-        of = {name: [one[place] for one in several] for name, several in times.items()}
-        found[f"{kind}_seconds"] = {name: spread(values) for name, values in of.items()}
-        ratios = [alone / all_of_it for alone, all_of_it in zip(of["network"], of["whole"], strict=True)]
-        found[f"network_over_whole_{kind}"] = spread(ratios)
+        of = {name: several[place] for name, several in times.items()}
+        found[f"{kind}_seconds"] = {name: spread(values, 4) for name, values in of.items()}
+        found[f"network_over_whole_{kind}"] = spread(ratios(of["network"], of["whole"]), 4)
         rest = [all_of_it - alone for alone, all_of_it in zip(of["network"], of["whole"], strict=True)]
-        found[f"{kind}_ms_a_tile_besides_the_network"] = spread([1e3 * one / num_tiles for one in rest])
+        found[f"{kind}_ms_a_tile_besides_the_network"] = spread([1e3 * one / num_tiles for one in rest], 4)
     found["is_accepted"] = found["network_over_whole_wall"]["median"] >= 0.9
     return found
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    return {name: round(value, 4) for name, value in found.items()}
 
 
 def main() -> None:

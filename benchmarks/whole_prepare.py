@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import argparse
+import gc
 import json
 import shutil
 import tempfile
@@ -39,7 +40,7 @@ from counterstain.slides import Slide, TiffSlide, open_slide
 from counterstain.slides.codecs import jpeg_stream
 from machine import machine_in_words
 from slides import write_slide
-from whole_predict import Seconds, spread, timed
+from timing import in_turn, ratios, spread
 
 INPUT_PX, CELL_MPP = 112, 0.25
 
@@ -92,19 +93,14 @@ def measured(path: Path, out: Path, rounds: int, num_threads: int | None) -> dic
     frame = grid.frame
     first = np.array([round(frame.origin.y / frame.downsample_y), round(frame.origin.x / frame.downsample_x)])
     actions = {"decoding": decoding(slide, grid.cells_N2 + first), "encoder": encode, "whole": whole}
-    times: dict[str, list[Seconds]] = {name: [] for name in actions}
     whole()
-    for _ in range(rounds):
-        for name, action in actions.items():
-            times[name].append(timed(action))
+    times = in_turn(actions, rounds, before=gc.collect)
     found: dict[str, Any] = {"cells": len(grid.cells_N2), "runtime": step.runtime.label}
     for place, kind in enumerate(("wall", "cpu")):
-        of = {name: [one[place] for one in several] for name, several in times.items()}
-        found[f"{kind}_seconds"] = {name: spread(values) for name, values in of.items()}
-        parts = zip(of["decoding"], of["encoder"], of["whole"], strict=True)
-        found[f"parts_over_whole_{kind}"] = spread(
-            [(decoded + encoded) / all_of_it for decoded, encoded, all_of_it in parts]
-        )
+        of = {name: several[place] for name, several in times.items()}
+        found[f"{kind}_seconds"] = {name: spread(values, 4) for name, values in of.items()}
+        parts = [decoded + encoded for decoded, encoded in zip(of["decoding"], of["encoder"], strict=True)]
+        found[f"parts_over_whole_{kind}"] = spread(ratios(parts, of["whole"]), 4)
     found["is_accepted"] = found["parts_over_whole_wall"]["median"] >= 0.9
     return found
 
