@@ -54,7 +54,8 @@ from counterstain.models.encoders import PatchEncoder
 from counterstain.models.scae import SCAE, SCAESettings
 from counterstain.results import Classes, EncoderSpec
 from counterstain.slides import Pixels, open_slide
-from counterstain.slides.base import Header, Level, Resolution, Slide
+from counterstain.slides.base import Slide
+from counterstain.slides.header import Header, Level, Resolution
 from counterstain.tiles import GridSettings, grid
 from counterstain.tissue import find_tissue
 from dsnet_speed import AREA, CELL_PX, SHOWN_PX, diagnosing

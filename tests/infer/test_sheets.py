@@ -17,6 +17,7 @@ from counterstain.slides import scan as scan_module
 from counterstain.slides import stored as stored_module
 from counterstain.slides.base import frame_of
 from counterstain.slides.lattice import Side
+from counterstain.slides.windows import Source
 from counterstain.testing.slide_files import TiffDialect, tiles_of, write_raw_tiles, write_tiff
 from counterstain.testing.slide_pixels import scene
 from counterstain.tiles import TileRow
@@ -120,7 +121,7 @@ def test_each_stored_tile_is_decoded_once_whatever_the_grid(
 
 
 def test_a_kept_tile_may_be_forgotten_by_a_faster_thread(slide: TiffSlide, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = scan_module.Source(slide.path, slide.stored(0))
+    source = Source(slide.path, slide.stored(0))
     here, there = source.window(Box(0, 0, 64, 64)), source.window(Box(0, 128, 64, 64))
     work = scan_module._Work(source, [here, there, here, there, here])
     planned, read = list(work.plan()), scan_module.read_bytes

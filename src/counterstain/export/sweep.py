@@ -19,15 +19,9 @@ import numpy.typing as npt
 import shapely
 import torch
 
-from counterstain.export.outlines import Pieces, pieces_of
+from counterstain.export.outlines import Labels, Mask, Numbers, Pieces, Points, Polygons, pieces_of
 from counterstain.geometry import Box, Size
 from counterstain.results import UNCOVERED
-
-Labels = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
-Points = npt.NDArray[np.float64]
-Numbers = npt.NDArray[np.int64]
-Polygons = npt.NDArray[np.object_]
 
 
 @dataclass

@@ -20,7 +20,7 @@ from counterstain.geometry import Box, Size
 from counterstain.slides.lattice import Lattice
 from counterstain.slides.memory import POOL
 from counterstain.slides.resample import Pixels
-from counterstain.slides.scan import Filled, Pane, Source, Window
+from counterstain.slides.windows import Filled, Pane, Source, Window
 from counterstain.tiles import TileRow
 
 _SHEET_BYTES = 8 << 20

@@ -9,8 +9,9 @@ from pathlib import Path
 from counterstain.errors import UnsupportedSlideError
 from counterstain.files import existing
 from counterstain.geometry import Mpp
-from counterstain.slides.base import Header, Level, Resolution, Slide, TileBytes, frame_of
+from counterstain.slides.base import Slide, frame_of
 from counterstain.slides.dicom import DicomSlide
+from counterstain.slides.header import Header, Level, Resolution, TileBytes
 from counterstain.slides.image import ImageSlide
 from counterstain.slides.openslide import OpenSlideSlide
 from counterstain.slides.resample import Pixels

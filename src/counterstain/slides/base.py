@@ -13,100 +13,26 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
 import numpy as np
-import numpy.typing as npt
 
 from counterstain.errors import DamagedSlideError, InputError, MissingResolutionError, UnsupportedSlideError
 from counterstain.files import existing, file_hash
 from counterstain.geometry import Box, Frame, Mpp, Point, Size
 from counterstain.results import SlideRecord
 from counterstain.slides.codecs import reductions
-from counterstain.slides.lattice import WHOLE, Lattice
+from counterstain.slides.header import Header, Level, Resolution, TileBytes
+from counterstain.slides.lattice import Lattice, on_whole_pixels
 from counterstain.slides.resample import Pixels, axis_of, reduce, resample
-from counterstain.slides.scan import Filled, Source, scan
+from counterstain.slides.scan import scan
 from counterstain.slides.stored import StoredLevel
+from counterstain.slides.windows import Filled, Source
 
 _PIECE_PX = 1024  # side of what is resampled at once, in pixels of the source or the answer, whichever are more
 _LEVEL_SLACK = 1e-3  # a level coarser than asked for by this much is still taken: enlarging it so little costs nothing
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """One resolution stored in a file.
-
-    Args:
-        size: Its pixels.
-        downsample_x: Level-0 pixels under one of its pixels, along x.
-        downsample_y: Likewise along y.
-    """
-
-    size: Size
-    downsample_x: float
-    downsample_y: float
-
-    @classmethod
-    def of(cls, size: Size, level0: Size) -> Self:
-        """A level of a pyramid, its downsamples from the two sizes.
-
-        Scanners halve a level and drop or fill up what is left over, so 2967 / 4 is stored as 741 or 742 pixels of
-        exactly 4: where one whole factor explains both width and height, it is taken, else the ratio of each.
-        """
-        factor = max(1, round(math.sqrt(level0.area / size.area)))
-        sides = ((level0.width, size.width), (level0.height, size.height))
-        if all(abs(whole / factor - part) < 1 for whole, part in sides):
-            return cls(size, float(factor), float(factor))
-        return cls(size, level0.width / size.width, level0.height / size.height)
-
-
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """A slide's resolution and where it was read.
-
-    Args:
-        mpp: Of level 0.
-        source: "user", "reader", "tiff tags" or "assumed".
-    """
-
-    mpp: Mpp
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a reader learns by opening a file, without decoding a pixel.
-
-    Args:
-        levels: Finest first, at least one.
-        resolution: None where the file has none.
-        bounds: The scanned part of level 0; None where the file does not say.
-        properties: The file's own metadata, as text.
-    """
-
-    levels: tuple[Level, ...]
-    resolution: Resolution | None
-    bounds: Box | None
-    properties: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TileBytes:
-    """What the stored tiles of one level weigh, told by the file's own index: nothing is decoded.
-
-    Args:
-        level: Its position in `levels`.
-        tile: Width and height of a stored tile, in pixels of the level.
-        counts: (rows, columns) bytes of each tile; 0 where the scanner left it out.
-        codec: "jpeg", "jpeg2000", "webp" or "other".
-    """
-
-    level: int
-    tile: Size
-    counts: npt.NDArray[np.uint64]
-    codec: str
 
 
 class Slide(ABC):
@@ -283,7 +209,7 @@ class Slide(ABC):
         number = self._level_for(min(box.width / size.width, box.height / size.height))
         level = self.levels[number]
         on_level = box.scaled(1 / level.downsample_x, 1 / level.downsample_y)
-        whole, factors = _whole(on_level, size)
+        whole, factors = on_whole_pixels(on_level, size)
         if whole is not None:
             if factors == (1, 1) and Box.whole(level.size).contains(whole):
                 return self._pixels(number, whole)
@@ -363,7 +289,7 @@ class Slide(ABC):
             return self.read_resized(box, size)
         source, lattice, level = direct
         pixels = np.empty((*size.shape, 3), np.uint8)
-        parts = list(_parts(size, _PIECE_PX))
+        parts = list(_parts(size, Size(_PIECE_PX, _PIECE_PX)))
         windows = [source.window(lattice.under(part)) for part in parts]
 
         def render(number: int, filled: Filled) -> None:
@@ -401,17 +327,14 @@ class Slide(ABC):
         if size.width <= step_x and size.height <= step_y:
             return self._piece(number, on_level, size)
         pixels = np.empty((*size.shape, 3), np.uint8)
-        for top in range(0, size.height, step_y):
-            for left in range(0, size.width, step_x):
-                part = Size(min(step_x, size.width - left), min(step_y, size.height - top))
-                box = Box(left, top, part.width, part.height)
-                place = box.scaled(scale_x, scale_y).shifted(on_level.x, on_level.y)
-                pixels[box.slices()] = self._piece(number, place, part)
+        for part in _parts(size, Size(step_x, step_y)):
+            place = part.scaled(scale_x, scale_y).shifted(on_level.x, on_level.y)
+            pixels[part.slices()] = self._piece(number, place, part.size)
         return pixels
 
     def _piece(self, number: int, on_level: Box, size: Size) -> Pixels:
         level = self.levels[number]
-        whole, factors = _whole(on_level, size)
+        whole, factors = on_whole_pixels(on_level, size)
         if whole is not None and Box.whole(level.size).contains(whole):
             return reduce(self._pixels(number, whole), factors)
         scale_x, scale_y = on_level.width / size.width, on_level.height / size.height
@@ -457,23 +380,15 @@ def _refuse_no_pixel(box: Box, size: Size) -> None:
         raise InputError(f"{box} was to be read as {size}; give a size of at least one pixel each way.")
 
 
-def _parts(size: Size, side: int) -> Iterator[Box]:
-    """Boxes of at most `side` x `side` pixels that cover a size, row by row."""
-    for y in range(0, size.height, side):
-        for x in range(0, size.width, side):
-            yield Box(x, y, min(side, size.width - x), min(side, size.height - y))
+def _parts(size: Size, most: Size) -> Iterator[Box]:
+    """Boxes of a size at most that cover another, row by row."""
+    for y in range(0, size.height, most.height):
+        for x in range(0, size.width, most.width):
+            yield Box(x, y, min(most.width, size.width - x), min(most.height, size.height - y))
 
 
 def _mpp_of(mpp: Mpp | float) -> Mpp:
     return mpp if isinstance(mpp, Mpp) else Mpp.square(mpp)
-
-
-def _whole(box: Box, size: Size) -> tuple[Box | None, tuple[int, int]]:
-    """The box moved onto whole pixels where a whole number of them lies under each pixel of the answer, and those."""
-    across, down = max(1, round(box.width / size.width)), max(1, round(box.height / size.height))
-    whole = Box(round(box.x), round(box.y), size.width * across, size.height * down)
-    pairs = ((box.x, whole.x), (box.y, whole.y), (box.right, whole.right), (box.bottom, whole.bottom))
-    return (whole if all(abs(one - other) <= WHOLE for one, other in pairs) else None), (across, down)
 
 
 def frame_of(slide: Slide, mpp: float) -> Frame:

@@ -16,7 +16,8 @@ import openslide
 
 from counterstain.errors import MissingExtraError
 from counterstain.geometry import Box, Size
-from counterstain.slides.base import Header, Level, Slide
+from counterstain.slides.base import Slide
+from counterstain.slides.header import Header, Level
 from counterstain.slides.openslide import decode_box, header_of
 from counterstain.slides.resample import Pixels
 from counterstain.slides.resolution import from_metadata

@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from counterstain.geometry import Box, Size
-from counterstain.slides.base import Header, Level, Slide
+from counterstain.slides.base import Slide
+from counterstain.slides.header import Header, Level
 from counterstain.slides.resample import Pixels
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")

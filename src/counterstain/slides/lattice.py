@@ -170,3 +170,11 @@ def _around(box: Box, inner: Box) -> list[Box]:
         Box.from_corners(inner.right, inner.y, box.right, inner.bottom),
     ]
     return [part for part in parts if not part.is_empty]
+
+
+def on_whole_pixels(box: Box, size: Size) -> tuple[Box | None, tuple[int, int]]:
+    """The box moved onto whole pixels where a whole number of them lies under each pixel of the answer, and those."""
+    across, down = max(1, round(box.width / size.width)), max(1, round(box.height / size.height))
+    whole = Box(round(box.x), round(box.y), size.width * across, size.height * down)
+    pairs = ((box.x, whole.x), (box.y, whole.y), (box.right, whole.right), (box.bottom, whole.bottom))
+    return (whole if all(abs(one - other) <= WHOLE for one, other in pairs) else None), (across, down)

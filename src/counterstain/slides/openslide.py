@@ -14,7 +14,8 @@ import openslide
 from PIL import Image
 
 from counterstain.geometry import Box, Size
-from counterstain.slides.base import Header, Level, Resolution, Slide
+from counterstain.slides.base import Slide
+from counterstain.slides.header import Header, Level, Resolution
 from counterstain.slides.resample import Pixels
 from counterstain.slides.resolution import from_metadata, from_tags_mpp
 

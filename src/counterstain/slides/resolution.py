@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from xml.etree import ElementTree
 
 from counterstain.geometry import Mpp, Size
-from counterstain.slides.base import Resolution
+from counterstain.slides.header import Resolution
 
 # No microscope camera resolves less than 0.05 um/px; above 100 even an overview shows no tissue structure.
 _METADATA_UM = (0.05, 100.0)

@@ -20,8 +20,9 @@ import numpy as np
 from counterstain.errors import DamagedSlideError
 from counterstain.geometry import Box, Size
 from counterstain.slides import codecs
-from counterstain.slides.base import Header, Level, Resolution, Slide, TileBytes
+from counterstain.slides.base import Slide
 from counterstain.slides.codecs import Coding
+from counterstain.slides.header import Header, Level, Resolution, TileBytes
 from counterstain.slides.resample import Pixels
 from counterstain.slides.resolution import from_aperio, from_ome, from_tags
 from counterstain.slides.stored import StoredLevel, read_bytes

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from counterstain.geometry import Box, Mpp, Size
 from counterstain.results import Classes
-from counterstain.slides.base import Header, Level, Resolution, Slide
+from counterstain.slides.base import Slide
+from counterstain.slides.header import Header, Level, Resolution
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from counterstain.geometry import Box, Frame, Mpp, Point, Size
-from counterstain.slides.base import Slide, TileBytes
+from counterstain.slides.base import Slide
+from counterstain.slides.header import TileBytes
 from counterstain.tissue.bytes import COVERED, Split, split_tiles
 from counterstain.tissue.glass import Floats, is_dark, saturation
 from counterstain.tissue.mask import Tissue
