@@ -50,22 +50,6 @@ class Pyramid(PaintedSlide):
 
 
 @pytest.mark.parametrize(
-    ("level0", "level", "factors"),
-    [
-        (Size(2967, 2220), Size(741, 555), (4, 4)),
-        (Size(2967, 2220), Size(742, 555), (4, 4)),
-        (Size(46000, 32914), Size(11500, 8228), (4, 4)),
-        (Size(203, 149), Size(81, 60), (203 / 81, 149 / 60)),
-        (Size(1000, 1000), Size(333, 400), (1000 / 333, 2.5)),
-        (Size(300, 250), Size(300, 250), (1, 1)),
-    ],
-)
-def test_whole_factors_are_recognised(level0: Size, level: Size, factors: tuple[float, float]) -> None:
-    found = Level.of(level, level0)
-    assert (found.downsample_x, found.downsample_y) == factors
-
-
-@pytest.mark.parametrize(
     ("mpp", "level"), [(0.1, 0), (0.25, 0), (0.9, 0), (0.9999, 1), (1, 1), (3.9, 1), (4.1, 2), (16, 3), (500, 3)]
 )
 def test_the_coarsest_level_that_is_fine_enough_is_read(tmp_path: Path, mpp: float, level: int) -> None:

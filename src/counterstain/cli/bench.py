@@ -12,7 +12,8 @@ from counterstain.cli import OK
 from counterstain.errors import InputError
 
 if TYPE_CHECKING:
-    from counterstain.jobs.bench import Bench, Figure, NetworkTime
+    from counterstain.jobs.bench import Bench, NetworkTime
+    from counterstain.jobs.hardware import Figure
 
 
 def bench(run: Path | None = None, /, *, seconds: float = 0.4, json: bool = False) -> int:

@@ -1,19 +1,16 @@
-"""What this machine can do, and what counterstain does on it: matrix products, memory, JPEG decoding; reading, stitching,
-networks; and how long a slide takes with all that.
+"""What counterstain does on this machine, beside what its hardware allows: reading, stitching, networks; and how long a
+slide takes with all that.
 
-Each figure is the best of a few repetitions: a limit is what was possible once, and other work on the machine only ever
-slows. Everything is measured within a minute, on pictures made here; files are written to a temporary folder alone.
+Everything is measured within a minute, on pictures made here; files are written to a temporary folder alone.
 
     B  images    C  channels    H  height    W  width
 
-Does not know: how figures are shown.
+Does not know: how limits are measured (hardware.py), how figures are shown.
 """
 
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -21,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import simplejpeg
 import torch
 from torch import Tensor, nn
 
@@ -33,49 +28,37 @@ from counterstain.infer.runtime import NEEDED, Runner, available_cores, network_
 from counterstain.infer.settings import PredictSettings, tile_sizes
 from counterstain.infer.stitch import Stitcher, window
 from counterstain.infer.stream import Cutter
+from counterstain.jobs.hardware import (
+    DRAWN_PX,
+    MPP,
+    PATIENCE_S,
+    QUALITY,
+    TILE_PX,
+    Figure,
+    best_seconds,
+    cores_told,
+    decoded_mpx_per_s,
+    drawn_tissue,
+    hardware,
+    jpeg_tiles,
+)
 from counterstain.methods import SSHR, InputSpec, SSHRConfig, load_dense_method
 from counterstain.models.count import count
 from counterstain.results import Classes
 from counterstain.slides import TiffSlide
 from counterstain.synth.pyramid import Pyramid, write_pyramid
-from counterstain.synth.scene import Scene, SceneSettings
 from counterstain.tiles import GridSettings, grid
 
-Pixels = npt.NDArray[np.uint8]
-
-USUAL_SIDE_PX, USUAL_MPP, USUAL_TISSUE = 40_960, 0.5, 0.4
+USUAL_SIDE_PX, USUAL_MPP, USUAL_TISSUE = 40_960, MPP, 0.4
 """The slide that times are told for: 20 mm wide and high, two fifths of it tissue."""
 
-_PATIENCE_S = 0.4  # for one figure, beyond its first repetition
-_SIDE = 1024  # of matrices
-_COPIED_BYTES = 1 << 27
-_DRAWN_PX, _SLIDE_PX, _TILE_PX = 512, 3072, 256
-_QUALITY = 80
+_SLIDE_PX = 3072
 _CUT_PX = 224  # tiles that fall on no stored ones
 _MAP_STRIDE = 4
 _BATCH = 4
 _GPU_BATCH = 32
 _SMALL = "SSHR, MobileNetV2, untrained"
 _CLASSES = Classes(("a", "b", "c", "d"), ((0, 0, 0),) * 4)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Something measured.
-
-    Args:
-        what: In words.
-        value: How much.
-        unit: Of what.
-        of_limit: The share of what the hardware allows, where there is such a limit.
-        limit: What that is, in words; empty where there is none.
-    """
-
-    what: str
-    value: float
-    unit: str
-    of_limit: float | None = None
-    limit: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,7 +107,7 @@ class Bench:
         return asdict(self)
 
 
-def measure(run: Path | None = None, patience_s: float = _PATIENCE_S) -> Bench:
+def measure(run: Path | None = None, patience_s: float = PATIENCE_S) -> Bench:
     """Measures this machine.
 
     Args:
@@ -172,94 +155,17 @@ def _cache_in(folder: Path) -> Iterator[None]:
             os.environ["COUNTERSTAIN_CACHE"] = before
 
 
-def best_seconds(action: Callable[[], object], patience_s: float = _PATIENCE_S) -> float:
-    """The shortest time of an action, done again until so many seconds are spent, twice at least; the first is left out."""
-    action()
-    best, spent = float("inf"), -1.0
-    while spent < patience_s:
-        start = time.perf_counter()
-        action()
-        taken = time.perf_counter() - start
-        best, spent = min(best, taken), max(spent, 0.0) + taken
-    return best
-
-
-def hardware(patience_s: float = _PATIENCE_S) -> list[Figure]:
-    """What the hardware allows: matrix products, memory, JPEG decoding, on one core and on all."""
-    cores = available_cores()
-    one, every = (f"{name}, {_on(num)}" for name, num in (("matrix products", 1), ("matrix products", cores)))
-    found = [Figure(one, matrix_gflops(1, patience_s), "GFLOP/s")]
-    if cores > 1:
-        found.append(Figure(every, matrix_gflops(cores, patience_s), "GFLOP/s"))
-    found.append(Figure("memory copied", copied_gb_per_s(patience_s), "GB/s"))
-    streams = [_jpeg(tile) for tile in _tiles_of(_drawn())]
-    found += [
-        Figure(f"JPEG decoding, {_on(num)}", decoded_mpx_per_s(streams, num, patience_s), "Mpx/s")
-        for num in dict.fromkeys((1, cores))
-    ]
-    if torch.cuda.is_available():
-        found.append(Figure("matrix products, GPU", gpu_tflops(patience_s), "TFLOP/s"))
-    return found
-
-
-def _on(num_threads: int) -> str:
-    return "one core" if num_threads == 1 else f"{num_threads} cores"
-
-
-def matrix_gflops(num_threads: int, patience_s: float = _PATIENCE_S) -> float:
-    """float32 products of large matrices, GFLOP/s."""
-    left, right = torch.rand(_SIDE, _SIDE), torch.rand(_SIDE, _SIDE)
-    out = torch.empty(_SIDE, _SIDE)
-    with threads(num_threads):
-        return 2e-9 * _SIDE**3 / best_seconds(lambda: torch.mm(left, right, out=out), patience_s)
-
-
-def gpu_tflops(patience_s: float = _PATIENCE_S) -> float:
-    """bfloat16 products of large matrices on the GPU, TFLOP/s."""
-    side = 8 * _SIDE
-    left, right = (torch.rand(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-
-    def multiply() -> None:
-        torch.mm(left, right)
-        torch.cuda.synchronize()
-
-    return 2e-12 * side**3 / best_seconds(multiply, patience_s)
-
-
-def copied_gb_per_s(patience_s: float = _PATIENCE_S) -> float:
-    """Memory read and written by copying more than caches hold, on all cores, GB/s."""
-    source = torch.ones(_COPIED_BYTES // 4)
-    target = torch.empty_like(source)
-    with threads(available_cores()):
-        return 2e-9 * _COPIED_BYTES / best_seconds(lambda: target.copy_(source), patience_s)
-
-
-def decoded_mpx_per_s(streams: list[bytes], num_threads: int, patience_s: float = _PATIENCE_S) -> float:
-    """JPEG tiles of tissue decoded by libjpeg-turbo into memory that is used again, Mpx/s."""
-    share = [streams[start::num_threads] for start in range(num_threads)]
-    buffers = [bytearray(_TILE_PX * _TILE_PX * 3) for _ in share]
-
-    def decode(number: int) -> None:
-        for stream in share[number]:
-            simplejpeg.decode_jpeg(stream, "RGB", buffer=buffers[number])
-
-    with ThreadPoolExecutor(num_threads) as pool:
-        taken = best_seconds(lambda: list(pool.map(decode, range(num_threads))), patience_s)
-    return len(streams) * _TILE_PX**2 / taken / 1e6
-
-
-def read_rates(folder: Path, patience_s: float = _PATIENCE_S) -> list[Figure]:
+def read_rates(folder: Path, patience_s: float = PATIENCE_S) -> list[Figure]:
     """Tiles of a slide read as prediction reads them, on one thread, and the share of what decoding alone takes."""
-    drawn = np.tile(_drawn(), (_SLIDE_PX // _DRAWN_PX, _SLIDE_PX // _DRAWN_PX, 1))
+    drawn = np.tile(drawn_tissue(), (_SLIDE_PX // DRAWN_PX, _SLIDE_PX // DRAWN_PX, 1))
     whole = Size.of(drawn)
     path = folder / "tissue.svs"
-    pyramid = Pyramid(whole, Box.whole(whole), USUAL_MPP, (), _TILE_PX, _QUALITY, "aperio")
+    pyramid = Pyramid(whole, Box.whole(whole), USUAL_MPP, (), TILE_PX, QUALITY, "aperio")
     write_pyramid(path, pyramid, lambda box: drawn[box.slices()])
-    streams = [_jpeg(tile) for tile in _tiles_of(drawn)]
-    limit = decoded_mpx_per_s(streams, 1, patience_s)
+    limit = decoded_mpx_per_s(jpeg_tiles(drawn), 1, patience_s)
     found = []
     with TiffSlide(path) as slide:
-        for name, tile_px in (("on stored tiles", _TILE_PX), ("across stored tiles", _CUT_PX)):
+        for name, tile_px in (("on stored tiles", TILE_PX), ("across stored tiles", _CUT_PX)):
             tiles = grid(slide.bounds, Mpp.square(USUAL_MPP), USUAL_MPP, GridSettings(tile_px))
             cutter = Cutter(tiles.frame, Size(tile_px, tile_px), 16, 0)
 
@@ -274,7 +180,7 @@ def read_rates(folder: Path, patience_s: float = _PATIENCE_S) -> list[Figure]:
     return found
 
 
-def stitch_ms(patience_s: float = _PATIENCE_S) -> Figure:
+def stitch_ms(patience_s: float = PATIENCE_S) -> Figure:
     """Blending maps of four classes at a quarter of the resolution, a quarter overlapping: ms a tile."""
     core, stride, across, down = Size(56, 56), 42, 64, 16
     weights = window(core, core.width - stride, core.height - stride)
@@ -306,7 +212,7 @@ def small_model() -> DenseModel:
     return SSHR(config, _CLASSES, InputSpec(_CUT_PX, 0, 1.0))
 
 
-def network_time(name: str, model: DenseModel, runtime: str, patience_s: float = _PATIENCE_S) -> NetworkTime:
+def network_time(name: str, model: DenseModel, runtime: str, patience_s: float = PATIENCE_S) -> NetworkTime:
     """How long a model takes for a tile in a runtime, all threads.
 
     Args:
@@ -336,7 +242,7 @@ def _beside_limit(entry: NetworkTime, figures: dict[str, Figure]) -> NetworkTime
         gflops = 1e3 * figures["matrix products, GPU"].value
     else:
         used = min(network_threads(None), available_cores())
-        one, every = (figures[f"matrix products, {_on(num)}"].value for num in (1, available_cores()))
+        one, every = (figures[f"matrix products, {cores_told(num)}"].value for num in (1, available_cores()))
         gflops = every if used == available_cores() else one * used
     return replace(entry, of_limit=1e3 * entry.gflop_a_tile / gflops / entry.ms_a_tile)
 
@@ -391,18 +297,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
-
-
-def _drawn() -> Pixels:
-    """(512, 512, 3): tissue everywhere."""
-    return Scene(SceneSettings(seed=0, mpp=USUAL_MPP)).render(Box(0, 0, _DRAWN_PX, _DRAWN_PX))
-
-
-def _tiles_of(pixels: Pixels) -> list[Pixels]:
-    starts = [(y, x) for y in range(0, len(pixels), _TILE_PX) for x in range(0, pixels.shape[1], _TILE_PX)]
-    return [np.ascontiguousarray(pixels[y : y + _TILE_PX, x : x + _TILE_PX]) for y, x in starts]
-
-
-def _jpeg(tile: Pixels) -> bytes:
-    stream: bytes = simplejpeg.encode_jpeg(tile, _QUALITY, "RGB", "420")
-    return stream
