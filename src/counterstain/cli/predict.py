@@ -19,6 +19,7 @@ from counterstain.infer import PredictSettings, choose_runtime
 from counterstain.infer.settings import tile_sizes
 
 if TYPE_CHECKING:
+    from counterstain.cli.inputs import Batch
     from counterstain.data.cohorts import CohortSlide
     from counterstain.infer import DenseModel
     from counterstain.methods import DenseMethod
@@ -90,7 +91,6 @@ def predict(
     """
     from counterstain.cli.inputs import check_resolution, slides_of
     from counterstain.export import find_writer
-    from counterstain.jobs import run_all
     from counterstain.methods import DenseMethod, SlideMethod, load_method, model_digest
 
     for name in exports:
@@ -106,26 +106,35 @@ def predict(
             f"--outline was given with {len(batch.slides)} slides; it belongs to one. Predict that one alone."
         )
     if isinstance(method, SlideMethod):
-        refuse_idle({"int8": int8}, f"{run} diagnoses slides", {"int8": False})
-        if exports != DEFAULT_EXPORTS:
-            raise InputError(
-                f"--exports was given; {run} diagnoses slides, and all of their files are written. Leave it out."
-            )
+        _refuse_flags_of_maps(run, exports, is_int8=int8)
         given = Given(run, out, diagnosis or SlideFlags(), settings, mpp, assume_mpp, outline)
         return predict_slides(method, batch, given, json=json)
     assert isinstance(method, DenseMethod), "a run is of a method that gives maps or scores"
-    model: DenseModel = method
-    digest = model_digest(run)
-    if int8:
-        model, digest, settings = _in_int8(run, method, settings)
+    as_trained = method, model_digest(run), settings
+    model, digest, settings = _in_int8(run, method, settings) if int8 else as_trained
     _say_what_computes(model, settings)
-    job = SlideJob(model, digest, out, exports, settings, mpp, assume_mpp, outline)
-    outcomes = run_all({entry.slide_id: _work(entry, job) for entry in batch.slides}, out)
+    return _map_all(batch, SlideJob(model, digest, out, exports, settings, mpp, assume_mpp, outline), as_json=json)
+
+
+def _refuse_flags_of_maps(run: Path, exports: tuple[str, ...], *, is_int8: bool) -> None:
+    """Refuses what was asked for of a run that gives no maps."""
+    refuse_idle({"int8": is_int8}, f"{run} diagnoses slides", {"int8": False})
+    if exports != DEFAULT_EXPORTS:
+        raise InputError(
+            f"--exports was given; {run} diagnoses slides, and all of their files are written. Leave it out."
+        )
+
+
+def _map_all(batch: "Batch", job: SlideJob, *, as_json: bool) -> int:
+    """Maps a batch and says what came of it; gives the exit code."""
+    from counterstain.jobs import run_all
+
+    outcomes = run_all({entry.slide_id: _work(entry, job) for entry in batch.slides}, job.out)
     failed = [
         {"slide": failure.slide_id, "kind": failure.kind, "reason": failure.reason} for failure in outcomes.failures
     ]
     failed += [{"slide": entry.place, "kind": "Dropped", "reason": entry.reason} for entry in batch.dropped]
-    if json:
+    if as_json:
         log.emit_json({"done": outcomes.done, "failed": failed})
     else:
         _show(outcomes.done, failed, job)

@@ -80,16 +80,14 @@ def export_encoder(
         out: The file.
         cells: The folder of cells that were drawn of training slides, RUN/cells, to calibrate 8-bit integers on; None
             stays in float32.
-        overwrite: Replace files that are there.
+        overwrite: As for `export_onnx`.
 
     Returns:
         The file.
 
     Raises:
-        ExistingOutputError: When it or its note is there and may not be replaced.
-        ExportError: When the network can't be exported.
         InputError: When there are too few cells to calibrate on, or of another size than the encoder's.
-        MissingExtraError: When a library is not installed.
+        CounterstainError: As `export_onnx` does.
     """
     path = _free(run, out, is_int8=cells is not None, overwrite=overwrite)
     side = encoder.input_px
