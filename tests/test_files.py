@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from counterstain.errors import ExistingOutputError, MissingFileError
+from counterstain.errors import ExistingOutputError, MissingFileError, UnwritableError
 from counterstain.files import (
     atomic,
     atomic_folder,
     existing,
     file_hash,
+    make_folder,
     read_json,
     refuse_overwrite,
     settings_hash,
@@ -32,6 +33,15 @@ def test_a_temporary_keeps_the_suffixes_that_writers_look_at(tmp_path: Path) -> 
         assert temporary.name.endswith(".ome.tiff")
         temporary.write_bytes(b"x")
     assert (tmp_path / "map.ome.tiff").read_bytes() == b"x"
+
+
+def test_where_nothing_can_be_written_is_said_with_what_to_do(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    with pytest.raises(UnwritableError, match=r"'.*taken' was given to write to.*exists.*Give another folder"):
+        make_folder(taken)
+    with pytest.raises(UnwritableError, match="taken"), atomic(taken / "below" / "a.json"):
+        raise AssertionError("nothing is begun")
 
 
 def test_nan_is_no_json(tmp_path: Path) -> None:

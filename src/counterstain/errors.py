@@ -112,6 +112,10 @@ class ExistingOutputError(CounterstainError, FileExistsError):
     """An output that would be overwritten."""
 
 
+class UnwritableError(CounterstainError, OSError):
+    """Nothing can be written where results should go."""
+
+
 class StaleResultError(CounterstainError, RuntimeError):
     """Results on disk that were made with other inputs or settings."""
 

@@ -17,9 +17,28 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from counterstain.errors import ExistingOutputError, MissingFileError
+from counterstain.errors import ExistingOutputError, MissingFileError, UnwritableError
 
 _HASHED_ENDS = 1 << 20  # bytes read at either end of a large file
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, where they are not there.
+
+    Raises:
+        UnwritableError: When that can't be done.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> UnwritableError:
+    return UnwritableError(
+        f"'{folder}' was given to write to, which can't be done ({error.strerror or error}). Give another folder, or make "
+        "room or rights for this one."
+    )
 
 
 @contextmanager
@@ -28,12 +47,17 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file to write. Its folder is made. The temporary name keeps its suffix, which writers look at.
+
+    Raises:
+        UnwritableError: When nothing can be written there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name.split('.')[0]}-", suffix="".join(path.suffixes)
-    )
+    make_folder(path.parent)
+    prefix, suffix = f".{path.name.split('.')[0]}-", "".join(path.suffixes)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
+    except OSError as error:
+        raise _unwritable(path.parent, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -55,12 +79,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         ExistingOutputError: When there is something in it.
+        UnwritableError: When nothing can be written there.
     """
     path = Path(path)
     if path.is_dir() and not any(path.iterdir()):
         path.rmdir()
     refuse_overwrite(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
         yield temporary

@@ -1,5 +1,6 @@
 """Batches through a device: order, failures in their place, what a CUDA graph may hold; on a GPU, the same values."""
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -97,6 +98,54 @@ def test_on_a_cpu_a_batch_is_computed_when_it_is_asked_for() -> None:
     batch, values = next(given)
     assert asked == [0]
     np.testing.assert_allclose(values, batch.mean((1, 2)), rtol=1e-5)
+
+
+def test_an_interrupt_does_not_wait_for_what_was_asked_for_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield from (1, 2)
+        raise KeyboardInterrupt
+
+    given = looked_ahead(items(), 2)
+    with pytest.raises(KeyboardInterrupt):
+        next(given)
+
+
+def compute_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("compute")]
+
+
+def test_two_batches_are_under_way_where_threads_share_a_network() -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    def compute(pixels: Tensor) -> Tensor:
+        both.wait()  # one alone would wait for ever
+        return pixels.float().mean((1, 2))
+
+    pipeline = Pipeline(compute, torch.device("cpu"), 2, is_shared=True)
+    given = list(pipeline.map(images(2, 2, 2, 2, 2, 1), lambda batch: batch))
+    assert [len(values) for _, values in given] == [2, 2, 2, 2, 2, 1]
+    for batch, values in given:
+        np.testing.assert_allclose(values, batch.mean((1, 2)), rtol=1e-5)
+    assert not compute_threads()
+
+
+def test_where_threads_share_a_network_a_failure_comes_at_its_batch_and_leaves_no_thread() -> None:
+    def compute(pixels: Tensor) -> Tensor:
+        if int(pixels.max()) == 3:
+            raise InputError("the fourth")
+        return pixels.float().mean((1, 2))
+
+    pipeline = Pipeline(compute, torch.device("cpu"), 1, is_shared=True)
+    given = pipeline.map((np.full((1, 4, 4, 3), number, np.uint8) for number in range(9)), lambda batch: batch)
+    assert [int(next(given)[1].max()) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(InputError, match="the fourth"):
+        next(given)
+    assert not compute_threads()
+
+    early = pipeline.map((np.zeros((1, 4, 4, 3), np.uint8) for _ in range(9)), lambda batch: batch)
+    next(early)
+    early.close()
+    assert not compute_threads()
 
 
 @pytest.mark.parametrize(

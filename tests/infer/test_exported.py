@@ -14,7 +14,7 @@ from counterstain.errors import DamagedSlideError, ExportError, InputError, Miss
 from counterstain.files import read_json
 from counterstain.geometry import Box, Size
 from counterstain.infer import exported
-from counterstain.infer.encode import EncodeSettings, encode_slide
+from counterstain.infer.encode import EncoderStep, EncodeSettings, encode_slide
 from counterstain.infer.exported import TOLERANCE, Place, Step, compare, images, key_of
 from counterstain.infer.predict import predict_slide
 from counterstain.infer.runtime import Runner, choose_runtime, runtime_of_images
@@ -266,6 +266,24 @@ def test_a_map_that_was_interrupted_ends_like_one_that_was_not(tmp_path: Path, m
         for folder in (tmp_path / "whole" / "map.zarr", tmp_path / "out" / "map.zarr")
     )
     assert whole == resumed
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_two_threads_share_a_network_that_was_kept(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(runtime.replace("onnx", "onnxruntime"))
+    encoder = backbone_encoder("tiny", None, 32, untrained=True)
+    sizes = (4, 4, 1, 4, 4, 3)
+    random = np.random.default_rng(0)
+    batches = [random.integers(0, 256, (num, 32, 32, 3), np.uint8) for num in sizes]
+
+    def embedded(name: str) -> list[np.ndarray]:
+        chosen = EncodeSettings(batch_size=4, device="cpu", runtime=name, num_threads=1)
+        return list(EncoderStep(encoder, chosen).stream(batches))
+
+    embedded(runtime)
+    monkeypatch.setattr(exported, "_open", {})  # as in another process: the file is there, and opened with one image
+    for found, expected in zip(embedded(runtime), embedded("torch"), strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from counterstain import log
-from counterstain.errors import DamagedSlideError
+from counterstain.errors import DamagedSlideError, UnwritableError
 from counterstain.jobs import run_all
 
 
@@ -27,6 +27,18 @@ def test_one_bad_slide_does_not_end_the_batch(tmp_path: Path) -> None:
     assert "Traceback" in said.split("\n\n")[1]
     assert (tmp_path / "b" / "error.txt").read_text().startswith("Slide 'b.svs' can't be decoded.\n\nTraceback")
     assert outcomes.failures[0].reason == "Slide 'b.svs' can't be decoded."
+
+
+def test_where_nothing_can_be_written_there_is_one_line_and_no_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unwritable() -> int:
+        raise UnwritableError("'out' was given to write to, which can't be done (File exists).")
+
+    outcomes = run_all({"a": unwritable}, tmp_path)
+    assert not outcomes.failures[0].is_defect
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_later_success_takes_the_note_away(tmp_path: Path) -> None:

@@ -335,6 +335,24 @@ def test_tiles_beyond_the_end_of_the_file_are_found_at_once(tmp_path: Path) -> N
         TiffSlide(path)
 
 
+@pytest.mark.parametrize("is_big", [False, True])
+def test_a_file_that_lost_its_last_pages_is_cut_short(
+    tmp_path: Path, is_big: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "slide.tif"
+    with tifffile.TiffWriter(path, bigtiff=is_big) as writer:
+        for shrunk in (1, 2):
+            pixels = scene(SIZE)[::shrunk, ::shrunk]
+            writer.write(pixels, tile=(64, 64), photometric="rgb", metadata=None, contiguous=False)
+    with tifffile.TiffFile(path) as tiff:
+        second = tiff.pages[1].offset
+    assert len(TiffSlide(path, 0.5).levels) == 2
+    path.write_bytes(path.read_bytes()[:second])
+    with pytest.raises(DamagedSlideError, match=r"cut short: a page after the last"):
+        TiffSlide(path, 0.5)
+    assert not capfd.readouterr().err, "tifffile's own words do not reach the terminal"
+
+
 def test_a_damaged_tile_spares_the_others(tmp_path: Path) -> None:
     pixels = scene(SIZE)
     tiles = [imagecodecs.zlib_encode(tile.tobytes()) for tile in tiles_of(pixels, 64)]

@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
     try:
         code = build_app(arguments)(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        log.say(f"{error} Try: counterstain --help")
+        log.say(f"{error} Try: {' '.join(['counterstain', *arguments[:1]])} --help")
         return WRONG_USE
     except CounterstainError as error:
         log.say(str(error))

@@ -172,7 +172,7 @@ def _say_what_computes(model: "DenseModel", settings: PredictSettings) -> None:
     told |= model.runs if isinstance(model, RunsItself) else {}
     num = network_threads(settings.num_threads)
     threads = f", {num} thread{'s' * (num > 1)}" if runtime.device.type == "cpu" else ""
-    log.say(f"Maps are made by {told['runtime']} on {runtime.device}, precision {told['precision']}{threads}")
+    log.say(f"Maps will be made by {told['runtime']} on {runtime.device}, precision {told['precision']}{threads}")
 
 
 def _check_settings(settings: PredictSettings, method: "DenseMethod") -> None:

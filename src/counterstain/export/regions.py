@@ -1,8 +1,8 @@
 """Polygons of each class from a slide's label map, in bounded memory: swept for them (sweep.py), placed and chosen.
 
 Contours run through the middle between a pixel of the class and its neighbour of another, and cut corners at half a
-pixel; pixels that touch at a corner alone belong to different regions. Each class is traced by itself: along a
-straight border two classes share the very line, at a corner each gives way by a triangle of 1/8 pixel.
+pixel; pixels that touch at a corner alone belong to different regions. Along a straight border two classes share the very
+line, at a corner each gives way by a triangle of 1/8 pixel.
 
 Does not know: file formats.
 """
@@ -124,7 +124,7 @@ def mixed_batches(
 
 
 def traced_classes(slide_map: SlideMap, settings: RegionSettings) -> tuple[str, ...]:
-    """The classes that settings ask for, in their order.
+    """The classes that settings ask for, in their order, each once.
 
     Raises:
         UnknownNameError: When one of them is none of the map's.
@@ -134,7 +134,7 @@ def traced_classes(slide_map: SlideMap, settings: RegionSettings) -> tuple[str, 
         return tuple(name for name in classes.names if name != classes.background)
     for name in settings.classes:
         classes.index(name)
-    return settings.classes
+    return tuple(dict.fromkeys(settings.classes))
 
 
 def _swept(slide_map: SlideMap, settings: RegionSettings, names: Sequence[str], block_px: int) -> Iterator[RegionBatch]:

@@ -113,20 +113,25 @@ class Pipeline:
 def looked_ahead(items: Iterable[T], num: int) -> Iterator[T]:
     """The same items in order, each once the next `num` have been asked for.
 
-    What asking raises is raised in its place: after all items that came before it.
+    An error that asking raises comes in its place: after all items that came before it. An interrupt does not wait.
     """
     held: deque[T] = deque()
-    try:
-        for item in items:
-            held.append(item)
+    failure: Exception | None = None
+    wanted = iter(items)
+    while failure is None:
+        try:
+            held.append(next(wanted))
+        except StopIteration:
+            break
+        except Exception as error:  # noqa: BLE001 (raised below)
+            failure = error
+        else:
             if len(held) > num:
                 yield held.popleft()
-    except GeneratorExit:
-        held.clear()  # nobody asks any more
-        raise
-    finally:
-        while held:
-            yield held.popleft()
+    while held:
+        yield held.popleft()
+    if failure is not None:
+        raise failure
 
 
 def filled_size(num: int, full: int) -> int:
@@ -171,6 +176,7 @@ class _Lane:
         self._compute, self._device, self._full = compute, device, full
         self._inward, self._own, self._outward = (_stream(device) for _ in range(3))
         self._slots: deque[_Slot] = deque()
+        self._given_BHWC = torch.empty(0)  # of one batch, for graphs: made with the slots
         self._graphs: dict[int, _Graph] | None = {}
         self._pool: Any = None
 

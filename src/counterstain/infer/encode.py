@@ -161,8 +161,12 @@ class _Work:
         heap.now()  # finding cells held views of the slide
         filled = 0
         images = cell_images(self.slide, self.grid, self.step.input_px, done, self.settings)
-        with closing(images), log.progress(f"Encoding {self.slide.path.name}", total, "cells", done=done) as counter:
-            for embeddings_BC in self.step.stream(images):
+        with (
+            closing(images),
+            closing(self.step.stream(images)) as embedded,
+            log.progress(f"Encoding {self.slide.path.name}", total, "cells", done=done) as counter,
+        ):
+            for embeddings_BC in embedded:
                 pending[filled : filled + len(embeddings_BC)] = embeddings_BC
                 filled += len(embeddings_BC)
                 done += len(embeddings_BC)
@@ -235,13 +239,14 @@ class EncoderStep:
         Raises:
             InputError: As `encode` does.
         """
-        for _, stored in self._pipeline.map(batches, lambda images: images):
-            if not np.isfinite(stored).all():
-                raise InputError(
-                    f"Encoder {self.spec.name} gave values that are no numbers, or larger than float16 holds. Pass "
-                    "--precision 32, or other weights."
-                )
-            yield stored
+        with closing(self._pipeline.map(batches, lambda images: images)) as embedded:
+            for _, stored in embedded:
+                if not np.isfinite(stored).all():
+                    raise InputError(
+                        f"Encoder {self.spec.name} gave values that are no numbers, or larger than float16 holds. Pass "
+                        "--precision 32, or other weights."
+                    )
+                yield stored
 
 
 def cell_images(

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from counterstain.errors import InputError
-from counterstain.files import existing, refuse_overwrite
+from counterstain.files import existing, make_folder, refuse_overwrite
 from counterstain.geometry import Frame, Point, Size
 from counterstain.results import Classes, SlideRecord
 
@@ -84,7 +84,7 @@ class EvidenceMap:
 
         if not overwrite:
             refuse_overwrite(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
             group = zarr.create_group(Path(folder) / path.name, attributes=self._attributes(), zarr_format=3)
             group.create_array(

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from counterstain.errors import ExistingOutputError
+from counterstain.files import make_folder
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ExistingOutputError: When another process is within.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     try:
         import fcntl
     except ImportError:

@@ -67,11 +67,10 @@ class _Compiled:
             raise ExportError(f"OpenVINO can't run it: {_last_line(error)}") from error
 
     def _compile(self, images_BCHW: Tensor) -> None:
-        self._batch = len(images_BCHW)
         self._model.reshape(list(images_BCHW.shape))
         threads = {"INFERENCE_NUM_THREADS": self._threads, "NUM_STREAMS": self._threads}
         self._compiled = self._openvino.Core().compile_model(self._model, "CPU", {**_ONE_EACH, **threads})
-        self._own = threading.local()
+        self._own, self._batch = threading.local(), len(images_BCHW)
 
     def _part(self, images_BCHW: Tensor) -> Tensor:
         if not hasattr(self._own, "request"):

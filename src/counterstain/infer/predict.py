@@ -173,12 +173,13 @@ class _Work:
             closing(batches),
             log.progress(name, total, "tiles", done=total - todo) as counter,
             Later(_WAITING) as later,
+            closing(self.runner.maps(batches, lambda batch: batch.images_BHWC, plan.grid.halo_px)) as mapped,
         ):
-            mapped = self.runner.maps(batches, lambda batch: batch.images_BHWC, plan.grid.halo_px)
             for strip, top in plan.strips(bands_done):
                 blend = _Blend(self.runner, plan, strip, top, counter, heap)
                 for band in blend.bands(mapped, settings.batch_size):
                     later.do(partial(self._store, strip, band))
+            assert next(mapped, None) is None, "all batches were blended"
         self.store.mark(plan.num_strips * plan.bands_per_strip, is_complete=True)
 
     def _store(self, strip: Strip, band: Band) -> None:

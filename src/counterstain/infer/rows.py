@@ -16,6 +16,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from counterstain.files import make_folder
+
 
 class PartialRows:
     """A file of float16 rows that is being written; a context, within which it is open.
@@ -35,7 +37,7 @@ class PartialRows:
 
     def __enter__(self) -> Self:
         """Opens the file, and removes those of other inputs."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         for other in self.path.parent.iterdir():
             if other != self.path and self._others.fullmatch(other.name):  # names of encoders have dots in them
                 other.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ Does not know: slides, where tiles lie, files.
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from threading import Lock
@@ -197,7 +197,18 @@ def open_elsewhere(
     if not isinstance(owner, Identified):
         raise ExportError(f"A {type(owner).__name__} does not say what its results follow from: it has no identity().")
     step, place = Step(network, function, owner.identity()), Place(runtime.name, network_threads(num_threads))
-    return lambda size: exported(step, size, place)
+    return lambda size: _one_at_a_time(exported(step, size, place))
+
+
+def _one_at_a_time(run: Run) -> Run:
+    """As it is, for threads that share it: two networks at once would drive each other out of the caches."""
+    lock = Lock()
+
+    def alone(images_BCHW: Tensor) -> Tensor:
+        with lock:
+            return run(images_BCHW)
+
+    return alone
 
 
 def or_torch(runtime: Runtime, wanted: str, make: Callable[[], Any]) -> tuple[Runtime, Any]:
@@ -236,7 +247,6 @@ class _Elsewhere:
     def __init__(self, model: DenseModel, runtime: Runtime, num_threads: int | None) -> None:
         self.classes, self.input, self.network = model.classes, model.input, model.network
         self._runs: dict[tuple[int, int], Run] = {}
-        self._alone = Lock()  # two networks at once would drive each other out of the caches
         self._open = open_elsewhere(model.network, model.predict_maps, model, runtime, num_threads)
 
     def at(self, size: tuple[int, int]) -> "_Elsewhere":
@@ -247,8 +257,7 @@ class _Elsewhere:
 
     def predict_maps(self, images_BCHW: Tensor) -> Tensor:
         height, width = images_BCHW.shape[2:]
-        with self._alone:
-            return self.at((height, width))._runs[height, width](images_BCHW)
+        return self.at((height, width))._runs[height, width](images_BCHW)
 
 
 @dataclass(frozen=True)
@@ -358,7 +367,10 @@ class Runner:
             means = _Means(self._model, self.runtime, self._map_stride, self._with_gray, halo_px)
             is_shared = self.runtime.name != "torch"  # threads of torch's would each start a team of their own
             self._pipelines[halo_px] = Pipeline(means, self.runtime.device, self._full, is_shared=is_shared)
-        for batch, maps_BCHW in self._pipelines[halo_px].map(batches, images_of):
-            if not np.isfinite(maps_BCHW).all():
-                raise InputError("The model gave values that are no numbers. Pass --precision 32, or train it again.")
-            yield batch, maps_BCHW
+        with closing(self._pipelines[halo_px].map(batches, images_of)) as mapped:
+            for batch, maps_BCHW in mapped:
+                if not np.isfinite(maps_BCHW).all():
+                    raise InputError(
+                        "The model gave values that are no numbers. Pass --precision 32, or train it again."
+                    )
+                yield batch, maps_BCHW

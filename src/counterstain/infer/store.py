@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from counterstain.errors import StaleResultError
-from counterstain.files import read_json
+from counterstain.files import make_folder, read_json
 from counterstain.geometry import Size
 from counterstain.infer.chunks import replace_file, write_chunk, write_shard
 from counterstain.results import UNCOVERED, SlideMap
@@ -95,7 +95,7 @@ class MapStore:
         temporary = result.path.with_name(f".{result.path.name}")
         for leftover in (temporary, result.path):
             _remove(leftover)
-        result.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(result.path.parent)
         group = zarr.create_group(
             temporary, attributes={**result.attributes(), "bands_done": 0, "complete": False}, zarr_format=3
         )

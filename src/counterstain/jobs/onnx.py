@@ -150,13 +150,21 @@ def training_cells(folder: Path, input_px: int) -> Tiles:
         raise InputError(
             f"{folder} holds no cells; give the folder 'cells' of the run that the encoder was trained in."
         )
-    drawn = [drawn_pixels(file) for file in files[:: -(-len(files) // MOST_TILES)]]
-    if any(pixels.shape[1:3] != (input_px, input_px) for pixels in drawn):
-        raise InputError(
-            f"{folder} holds cells of other sizes than the encoder's {input_px} px; give those that it saw."
-        )
-    cells_NPP3 = np.concatenate(drawn)
-    return np.ascontiguousarray(cells_NPP3[:: -(-len(cells_NPP3) // MOST_TILES)])
+    chosen = _spread(files, MOST_TILES)
+    drawn = []
+    for file in chosen:
+        pixels = drawn_pixels(file)
+        if pixels.shape[1:3] != (input_px, input_px):
+            raise InputError(
+                f"{folder} holds cells of other sizes than the encoder's {input_px} px; give those that it saw."
+            )
+        drawn.append(_spread(pixels, -(-MOST_TILES // len(chosen))).copy())  # a view would keep the whole file
+    return np.ascontiguousarray(_spread(np.concatenate(drawn), MOST_TILES))
+
+
+def _spread(items: Any, most: int) -> Any:
+    """At most so many of some items, evenly spread."""
+    return items[:: max(1, -(-len(items) // most))]
 
 
 def find_int8(run: Path, calibrate: str = "PATCHES") -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from counterstain import log
-from counterstain.errors import CounterstainError
+from counterstain.errors import CounterstainError, UnwritableError
 from counterstain.files import write_text
 
 ResultT = TypeVar("ResultT")
@@ -80,6 +80,8 @@ def run_all(
 
 def _write_note(note: Path, reason: str, error: Exception) -> None:
     told = "".join(traceback.format_exception(error))
+    if isinstance(error, UnwritableError):
+        return  # there least of all
     # A full disk may be why the slide failed: it must not end the batch here either.
     try:
         write_text(note, f"{reason}\n\n{told}")

@@ -42,7 +42,7 @@ from counterstain.errors import (
     in_short,
     listed,
 )
-from counterstain.files import atomic, read_json, write_json
+from counterstain.files import atomic, make_folder, read_json, write_json
 from counterstain.infer.cells import CellSettings
 from counterstain.infer.encode import EncodeSettings
 from counterstain.jobs.encode import EncodeJob, encode_cohort, open_encoder, try_slides
@@ -412,7 +412,7 @@ def _copy_run(source: Path, folder: Path) -> None:
     """Copies a finished run, so that a diagnosis's folder is enough to diagnose with."""
     if (folder / _RUN_FILES[-1]).exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name in _RUN_FILES:
         if (source / name).exists():
             with atomic(folder / name) as temporary:

@@ -1,4 +1,4 @@
-"""Plain images, and TIFF files without tiles: the whole image decoded at once by Pillow.
+"""Plain images, and TIFF files in few long strips: the whole image decoded at once by Pillow.
 
 An image file says nothing that could be believed about its resolution (a JPEG's 300 dpi are a printer's), so that comes
 from the user alone. An orientation that a camera noted is not applied: level 0 is what is stored.

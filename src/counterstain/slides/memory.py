@@ -4,6 +4,7 @@ Does not know: what the pixels show.
 """
 
 import math
+from collections import OrderedDict
 from threading import RLock
 from weakref import finalize
 
@@ -43,7 +44,7 @@ class Pool:
 
     def __init__(self, most_free: int) -> None:
         self._most_free, self._num_free = most_free, 0
-        self._free: dict[int, list[tuple[bytearray, int]]] = {}
+        self._free: OrderedDict[int, list[tuple[bytearray, int]]] = OrderedDict()
         self._lock = RLock()  # an array may die anywhere, also while its own thread is in here
 
     def lease(self, *shape: int) -> Pixels:
@@ -68,11 +69,10 @@ class Pool:
     def _give_back(self, piece: tuple[bytearray, int]) -> None:
         length = len(piece[0]) - _ROOM
         with self._lock:
-            pieces = self._free.pop(length, [])
-            pieces.append(piece)
-            self._free[length] = pieces
+            self._free.setdefault(length, []).append(piece)
+            self._free.move_to_end(length)
             self._num_free += length
-            while self._num_free > self._most_free:
+            while self._num_free > self._most_free and self._free:
                 oldest = next(iter(self._free))  # the length that was given back longest ago: others are wanted now
                 if self._free[oldest]:
                     self._num_free -= oldest

@@ -70,7 +70,10 @@ class TiffSlide(Slide):
 
     @classmethod
     def detects(cls, path: Path) -> bool:
-        return is_tiff(path) and (is_tiled(path) or _has_short_strips(path))
+        if not is_tiff(path):
+            return False
+        tiled = is_tiled(path)
+        return tiled is True or (tiled is False and _has_short_strips(path))
 
     def _read_header(self) -> Header:
         if not is_tiff(self.path):
@@ -226,13 +229,8 @@ def _is_reduced(base: Size, size: Size) -> bool:
 
 def _has_short_strips(path: Path) -> bool:
     """Whether a TIFF without tiles is stored in strips that can be decoded one by one, each a small part of it."""
-    structure = read_structure(path)
-    pages = [page for page in _stored_alike(structure) if _is_level(page)]
-    return (
-        structure.foreign is None
-        and bool(pages)
-        and all(_unreadable(page) is None and page.tile.area <= _MOST_STRIP_PX for page in pages)
-    )
+    pages = [page for page in _stored_alike(read_structure(path)) if _is_level(page)]
+    return bool(pages) and all(_unreadable(page) is None and page.tile.area <= _MOST_STRIP_PX for page in pages)
 
 
 def _stored_alike(structure: Structure) -> list[Page]:

@@ -6,6 +6,7 @@ all of it becomes numbers and text or a `DamagedSlideError`, so that what comes 
 Does not know: which pages are levels, how tiles are decoded.
 """
 
+import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ import tifffile
 from counterstain.errors import DamagedSlideError
 from counterstain.geometry import Size
 from counterstain.slides.base import damage
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says of damage, we say in our words
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SCANNED_PAGES = 16  # looked at for a tiled one; a pyramid has fewer, a stack of thousands of planes has more
@@ -110,11 +113,13 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in _MAGIC
 
 
-def is_tiled(path: Path) -> bool:
-    """Whether a TIFF is tiled and no vendor's own kind of pyramid; also True where its structure can't be read."""
+def is_tiled(path: Path) -> bool | None:
+    """Whether a TIFF has a tiled page; None for a vendor's own kind of pyramid. True where its structure can't be read."""
     try:
         with _opened(path) as tiff:
-            return _foreign(tiff) is None and any(page.is_tiled for page in islice(tiff.pages, _SCANNED_PAGES))
+            if _foreign(tiff) is not None:
+                return None
+            return any(page.is_tiled for page in islice(tiff.pages, _SCANNED_PAGES))
     except DamagedSlideError:
         return True
 
@@ -128,6 +133,8 @@ def read_structure(path: Path) -> Structure:
     with _opened(path) as tiff:
         first: Any = tiff.pages.first
         pages = tuple(_page(page) for page in tiff.pages)
+        if _ends_early(tiff):
+            raise DamagedSlideError(damage(path, "it is cut short: a page after the last lies beyond its end"))
         for page in pages:
             if min(min(part.size.shape + part.tile.shape) for part in (page, *page.sub_pages)) < 1:
                 raise DamagedSlideError(damage(path, f"a page of {page.size}, or one of its SubIFDs, is empty"))
@@ -149,8 +156,21 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
         # it and its pages refer to one another: a large index would stay until all objects are searched
         vars(tiff).clear()
     except _STRUCTURE_ERRORS as error:
-        reason = f"its TIFF structure can't be read ({type(error).__name__}: {error})"
+        told = "it ends before its first page" if isinstance(error, IndexError) else f"{type(error).__name__}: {error}"
+        reason = f"its TIFF structure can't be read ({told})"
         raise DamagedSlideError(damage(path, reason)) from error
+
+
+def _ends_early(tiff: tifffile.TiffFile) -> bool:
+    """Whether the last page that was found points to one beyond the end: tifffile takes it for the last."""
+    if tiff.is_ndpi:  # whose pointers are of another kind
+        return False
+    layout, file, last = tiff.tiff, tiff.filehandle, tiff.pages[-1]
+    file.seek(last.offset)
+    (num_tags,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))
+    file.seek(last.offset + layout.tagnosize + num_tags * layout.tagsize)
+    (following,) = struct.unpack(layout.offsetformat, file.read(layout.offsetsize))
+    return bool(following >= file.size)
 
 
 def _foreign(tiff: tifffile.TiffFile) -> str | None:

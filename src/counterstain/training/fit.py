@@ -26,7 +26,7 @@ import torch
 
 from counterstain import log
 from counterstain.errors import DivergedError, InputError
-from counterstain.files import atomic, read_json, write_json
+from counterstain.files import atomic, make_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -261,7 +261,7 @@ def _coming(loss: torch.Tensor) -> Callable[[], float]:
 
 def _save_checkpoint(trainer: "Trainer", path: Path) -> None:
     """Every process takes part, as sharded strategies ask; one renames."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}")
     trainer.save_checkpoint(temporary)
     if trainer.is_global_zero:
