@@ -213,7 +213,7 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(cells: DrawnCells, tmp
 
 
 def test_what_is_no_run_of_an_s_cae_is_refused(tmp_path: Path, cells: DrawnCells) -> None:
-    with pytest.raises(MissingFileError, match="no run"):
+    with pytest.raises(MissingFileError, match="comes before them"):
         load_scae(tmp_path)
     small = replace(cells, pixels_NPP3=cells.pixels_NPP3[:, :30, :30])
     with pytest.raises(InputError, match="multiple of 16"):

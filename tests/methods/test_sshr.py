@@ -282,7 +282,7 @@ def test_unknown_methods_and_runs_are_named(tmp_path: Path) -> None:
     assert METHODS["sshr"] is SSHR
     with pytest.raises(UnknownNameError, match="Did you mean 'sshr'"):
         find_method("shhr")
-    with pytest.raises(MissingFileError, match="no run"):
+    with pytest.raises(MissingFileError, match="comes before them"):
         load_method(tmp_path)
     (tmp_path / "encoder").mkdir()
     with pytest.raises(MissingFileError, match="has not finished: run the same `train` again"):

@@ -223,8 +223,13 @@ def read_model(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
     if not (run / "model.json").is_file():
         is_begun = any((run / name).exists() for name in _BEGUN)
-        state = "its training has not finished: run the same `train` again" if is_begun else "no run"
-        raise MissingFileError(f"{run} was given as a trained run, but it holds no model.json ({state}).")
+        missing = "it holds no model.json" if run.exists() else "nothing is there"
+        remedy = (
+            "Its training has not finished: run the same `train` again."
+            if is_begun
+            else "Give the folder that `train` wrote; where slides are given too, it comes before them."
+        )
+        raise MissingFileError(f"{run} was given as a trained run, but {missing}. {remedy}")
     description = read_json(run / "model.json")
     if description.get("format") != FORMAT or description.get("version") != VERSION:
         raise InputError(f"{run / 'model.json'} is no model description of version {VERSION}. Train again.")
