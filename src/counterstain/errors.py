@@ -7,6 +7,7 @@
     │   └── SplitError                       splits that would share a patient, or be empty
     ├── MissingFileError (FileNotFoundError)
     ├── ExistingOutputError (FileExistsError)
+    ├── UnwritableError (OSError)             nothing can be written where results should go
     ├── StaleResultError (RuntimeError)      results made with other inputs or settings
     ├── MissingExtraError (ImportError)      an optional library that is not installed
     ├── WeightsError (RuntimeError)          tensors missing, left over or of another shape

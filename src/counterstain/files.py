@@ -31,11 +31,11 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise UnwritableError(_why_not(path, error)) from error
 
 
-def _unwritable(folder: Path, error: OSError) -> UnwritableError:
-    return UnwritableError(
+def _why_not(folder: Path, error: OSError) -> str:
+    return (
         f"'{folder}' was given to write to, which can't be done ({error.strerror or error}). Give another folder, or make "
         "room or rights for this one."
     )
@@ -57,7 +57,7 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
     except OSError as error:
-        raise _unwritable(path.parent, error) from error
+        raise UnwritableError(_why_not(path.parent, error)) from error
     os.close(handle)
     temporary = Path(name)
     try:

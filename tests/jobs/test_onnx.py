@@ -94,7 +94,7 @@ def test_what_an_encoder_is_calibrated_on_are_cells_of_its_size(tmp_path: Path) 
     drawn = np.random.default_rng(0).integers(0, 256, (3, 50, 16, 16, 3), np.uint8)
     for number, pixels in enumerate(drawn):
         np.savez(tmp_path / f"{number}.npz", pixels=pixels, corners=np.zeros((50, 2)))
-    np.testing.assert_array_equal(training_cells(tmp_path, 16), drawn.reshape(-1, 16, 16, 3)[::3])
+    np.testing.assert_array_equal(training_cells(tmp_path, 16), drawn[:, ::3].reshape(-1, 16, 16, 3))
     with pytest.raises(InputError, match="of other sizes than the encoder's 32 px"):
         training_cells(tmp_path, 32)
 

@@ -116,22 +116,17 @@ def looked_ahead(items: Iterable[T], num: int) -> Iterator[T]:
     An error that asking raises comes in its place: after all items that came before it. An interrupt does not wait.
     """
     held: deque[T] = deque()
-    failure: Exception | None = None
-    wanted = iter(items)
-    while failure is None:
-        try:
-            held.append(next(wanted))
-        except StopIteration:
-            break
-        except Exception as error:  # noqa: BLE001 (raised below)
-            failure = error
-        else:
+    try:
+        for item in items:
+            held.append(item)
             if len(held) > num:
                 yield held.popleft()
-    while held:
-        yield held.popleft()
-    if failure is not None:
-        raise failure
+    except (GeneratorExit, KeyboardInterrupt, SystemExit):
+        held.clear()  # nobody waits for the rest
+        raise
+    finally:
+        while held:
+            yield held.popleft()
 
 
 def filled_size(num: int, full: int) -> int:
