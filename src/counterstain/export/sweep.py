@@ -10,7 +10,9 @@ Does not know: slides, what is made of regions.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,28 +47,72 @@ def sweep(label: Any, probability: Any, numbers: Sequence[int], block_px: int) -
     Yields:
         What was finished, by the classes' numbers.
     """
+    size = Size.of(label)
+    fronts = {number: _Front(size.width + 2) for number in numbers}
+    with closing(_read_ahead(_blocks(label, probability, numbers, block_px))) as blocks:
+        for block in blocks:
+            if block.left < 0:
+                for front in fronts.values():
+                    front.start_row()
+            _add(block, fronts)
+            if block.left + block_px >= size.width:
+                is_last = block.top + block_px >= size.height
+                yield {number: front.close_row(is_last=is_last) for number, front in fronts.items()}
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A window of the map.
+
+    Args:
+        left: Its first column, map pixels; -1 for the first of a row.
+        top: Its first row, likewise.
+        labels: (H, W) uint8.
+        is_wanted: (256,) of each label, whether it is wanted and there.
+        own: (H, W) float32, each pixel's own class's probability; None where no class is wanted.
+    """
+
+    left: int
+    top: int
+    labels: Labels
+    is_wanted: Mask
+    own: npt.NDArray[np.float32] | None
+
+
+def _blocks(label: Any, probability: Any, numbers: Sequence[int], block_px: int) -> Iterator[_Block]:
+    """The windows, row by row. A ring of pixels that belong to nothing closes regions at the edge of the map."""
     size, is_wanted = Size.of(label), np.zeros(256, bool)
     is_wanted[list(numbers)] = True
-    fronts, windows = {number: _Front(size.width + 2) for number in numbers}, _Windows(size.width)
-    # A ring of pixels that belong to nothing closes regions at the edge of the map.
+    windows = _Windows(size.width)
     for top in range(-1, size.height, block_px):
         windows.start_row()
-        for front in fronts.values():
-            front.start_row()
         for left in range(-1, size.width, block_px):
             box = Box.from_corners(left, top, min(left + block_px, size.width), min(top + block_px, size.height))
             labels = windows.next(label, box)
             is_there = is_wanted & (np.bincount(labels.ravel(), minlength=256) > 0)
-            if not is_there.any():
-                for front in fronts.values():
-                    front.skip()
-                continue
-            pieces = pieces_of(labels, is_wanted, (left + 0.5, top + 0.5))
-            sums = pieces.sums(_own(labels, probability, np.flatnonzero(is_there).tolist(), box))
-            for number, front in fronts.items():
-                front.add(*_of_class(pieces, sums, number), left + 1)
-        is_last = top + block_px >= size.height
-        yield {number: front.close_row(is_last=is_last) for number, front in fronts.items()}
+            own = _own(labels, probability, np.flatnonzero(is_there).tolist(), box) if is_there.any() else None
+            yield _Block(left, top, labels, is_there, own)
+
+
+def _read_ahead(blocks: Iterator[_Block]) -> Generator[_Block, None, None]:
+    """The same, each read by another thread while the one before is traced."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read-map") as reader:
+        following = reader.submit(next, blocks, None)
+        while (block := following.result()) is not None:
+            following = reader.submit(next, blocks, None)
+            yield block
+
+
+def _add(block: _Block, fronts: dict[int, "_Front"]) -> None:
+    """Traces a window."""
+    if block.own is None:
+        for front in fronts.values():
+            front.skip()
+        return
+    pieces = pieces_of(block.labels, block.is_wanted, (block.left + 0.5, block.top + 0.5))
+    sums = pieces.sums(block.own)
+    for number, front in fronts.items():
+        front.add(*_of_class(pieces, sums, number), block.left + 1)
 
 
 def _own(labels: Labels, probability: Any, numbers: Sequence[int], box: Box) -> npt.NDArray[np.float32]:
