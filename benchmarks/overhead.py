@@ -244,7 +244,7 @@ def chunks(painter: Painter, chunk_px: int, left: int, band: Band) -> Iterator[t
 def decoding(slide: Slide, plan: Plan) -> Callable[[], None]:
     """Decodes every stored tile of level 0 that a tile of the plan touches, once."""
     assert isinstance(slide, TiffSlide)
-    level, data = slide._tiled[0], slide.path.read_bytes()
+    level, data = slide._stored[0], slide.path.read_bytes()
     side, across = level.coding.tile.width, -(-slide.size.width // level.coding.tile.width)
     down = -(-slide.size.height // side)
     touched = np.zeros((down, across), bool)

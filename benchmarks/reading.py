@@ -25,7 +25,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +113,11 @@ def decoding(slide: TiffSlide, numbers: list[int], num_buffers: int = 1) -> Call
                 decode_tile(tile, coding)
 
         return decode_others
-    streams = [jpeg_stream(tile, coding) for tile in tiles]
-    buffers = cycle(decoder_memory(num_buffers, *coding.tile.shape, 3))
+    buffers = list(decoder_memory(num_buffers, *coding.tile.shape, 3))
+    streams = [(jpeg_stream(tile, coding), buffers[number % num_buffers]) for number, tile in enumerate(tiles)]
 
     def decode() -> None:
-        for stream, buffer in zip(streams, buffers, strict=False):
+        for stream, buffer in streams:
             simplejpeg.decode_jpeg(stream, "RGB", buffer=buffer)
 
     return decode

@@ -57,7 +57,7 @@ def random_encoder() -> SCAEPatchEncoder:
 def decoding(slide: Slide, cells_N2: np.ndarray[Any, Any]) -> Callable[[], None]:
     """Decodes each stored tile with a cell once; cells lie on the file's tiles."""
     assert isinstance(slide, TiffSlide)
-    level, data = slide._tiled[0], slide.path.read_bytes()
+    level, data = slide._stored[0], slide.path.read_bytes()
     side = level.coding.tile.width
     numbers = cells_N2[:, 0] * -(-slide.size.width // side) + cells_N2[:, 1]
     streams = [

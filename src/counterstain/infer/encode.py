@@ -219,8 +219,8 @@ class EncoderStep:
         self._encoder: Run = run or encoder
         self.label = encoder.label if isinstance(encoder, Int8Encoder) else self.runtime.label
         embed = _Embed(self._encoder, self.runtime, self.spec)
-        is_shared = self.runtime.name != "torch"
-        self._pipeline = Pipeline(embed, self.runtime.device, settings.batch_size, is_shared=is_shared)
+        chosen = self.runtime
+        self._pipeline = Pipeline(embed, chosen.device, settings.batch_size, is_shared=chosen.is_shared)
 
     def encode(self, images_BHWC: Images) -> npt.NDArray[np.float16]:
         """Embeddings of images as they were read: (B, C).

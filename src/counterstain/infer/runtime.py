@@ -62,6 +62,11 @@ class Runtime:
         """Its name in settings."""
         return {None: "32", torch.float16: "16", torch.bfloat16: "bf16"}[self.autocast]
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether threads may share what it runs: of torch's, each would start a team of its own."""
+        return self.name != "torch"
+
     def context(self) -> AbstractContextManager[Any]:
         """Within it, networks run in this precision."""
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
@@ -365,8 +370,8 @@ class Runner:
         """
         if halo_px not in self._pipelines:
             means = _Means(self._model, self.runtime, self._map_stride, self._with_gray, halo_px)
-            is_shared = self.runtime.name != "torch"  # threads of torch's would each start a team of their own
-            self._pipelines[halo_px] = Pipeline(means, self.runtime.device, self._full, is_shared=is_shared)
+            runtime = self.runtime
+            self._pipelines[halo_px] = Pipeline(means, runtime.device, self._full, is_shared=runtime.is_shared)
         with closing(self._pipelines[halo_px].map(batches, images_of)) as mapped:
             for batch, maps_BCHW in mapped:
                 if not np.isfinite(maps_BCHW).all():

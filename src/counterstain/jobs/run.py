@@ -79,9 +79,9 @@ def run_all(
 
 
 def _write_note(note: Path, reason: str, error: Exception) -> None:
-    told = "".join(traceback.format_exception(error))
     if isinstance(error, UnwritableError):
         return  # there least of all
+    told = "".join(traceback.format_exception(error))
     # A full disk may be why the slide failed: it must not end the batch here either.
     try:
         write_text(note, f"{reason}\n\n{told}")

@@ -66,7 +66,7 @@ class TiffSlide(Slide):
     """A TIFF whose pages are a pyramid, in tiles or strips: Aperio SVS, OME-TIFF (levels in SubIFDs too), generic."""
 
     reader: ClassVar[str] = "tiff"
-    _tiled: tuple[StoredLevel, ...]
+    _stored: tuple[StoredLevel, ...]
 
     @classmethod
     def detects(cls, path: Path) -> bool:
@@ -82,7 +82,7 @@ class TiffSlide(Slide):
         if structure.foreign is not None:
             raise self._unsupported(f"it is a {structure.foreign} file, no plain pyramid", "Use OpenSlideSlide.")
         pages = self._levels_of(structure)
-        self._tiled = tuple(self._tiled_level(page) for page in pages)
+        self._stored = tuple(self._stored_level(page) for page in pages)
         self._refuse_cut_short()
         size = pages[0].size
         properties = _aperio_fields(pages[0].text) or structure.tags
@@ -94,13 +94,13 @@ class TiffSlide(Slide):
         )
 
     def tile_bytes(self) -> tuple[TileBytes, ...] | None:
-        if self._tiled[0].coding.is_strip:
+        if self._stored[0].coding.is_strip:
             return None  # a strip's size does not tell where in its width something lies
         return tuple(
             TileBytes(
                 number, stored.coding.tile, stored.num_bytes.reshape(-1, stored.across), codecs.kind(stored.coding)
             )
-            for number, stored in enumerate(self._tiled)
+            for number, stored in enumerate(self._stored)
         )
 
     def _levels_of(self, structure: Structure) -> list[Page]:
@@ -124,7 +124,7 @@ class TiffSlide(Slide):
             )
         return [base, *(candidates[position] for position in chosen)]
 
-    def _tiled_level(self, page: Page) -> StoredLevel:
+    def _stored_level(self, page: Page) -> StoredLevel:
         reason = _unreadable(page)
         if reason is not None:
             raise self._unsupported(reason, "Convert it to 8 bit RGB with JPEG or deflate compression.")
@@ -147,19 +147,19 @@ class TiffSlide(Slide):
         return StoredLevel(page.size, coding, offsets, np.where(offsets == 0, np.uint64(0), num_bytes))
 
     def _refuse_cut_short(self) -> None:
-        expected = max(int((level.offsets + level.num_bytes).max()) for level in self._tiled)
+        expected = max(int((level.offsets + level.num_bytes).max()) for level in self._stored)
         held = self.path.stat().st_size
         if held < expected:
             raise self._damaged(f"it is cut short, its tiles need {expected} bytes and the file has {held}")
 
     def stored(self, level: int) -> StoredLevel:
-        return self._tiled[level]
+        return self._stored[level]
 
     def _open(self) -> _Handle:
         return _Handle(self.path)
 
     def _decode(self, handle: _Handle, level: int, box: Box) -> Pixels:
-        tile = self._tiled[level].coding.tile
+        tile = self._stored[level].coding.tile
         size = box.size
         left, top = round(box.x), round(box.y)
         columns = range(left // tile.width, (left + size.width - 1) // tile.width + 1)
@@ -178,11 +178,11 @@ class TiffSlide(Slide):
 
     def _whole_tile(self, handle: _Handle, level: int, row: int, column: int) -> Pixels:
         """A tile that is the whole answer: given away instead of kept, which saves a copy."""
-        kept = handle.kept((level, row * self._tiled[level].across + column))
+        kept = handle.kept((level, row * self._stored[level].across + column))
         return self._decoded(handle, level, row, column) if kept is None else kept.copy()
 
     def _tile(self, handle: _Handle, level: int, row: int, column: int) -> Pixels:
-        key = level, row * self._tiled[level].across + column
+        key = level, row * self._stored[level].across + column
         pixels = handle.kept(key)
         if pixels is None:
             pixels = self._decoded(handle, level, row, column)
@@ -191,7 +191,7 @@ class TiffSlide(Slide):
 
     def _decoded(self, handle: _Handle, level: int, row: int, column: int) -> Pixels:
         """(tile height, tile width, 3): a tile, white where the scanner left it out."""
-        stored = self._tiled[level]
+        stored = self._stored[level]
         index = row * stored.across + column
         try:
             return stored.decoded(handle.bytes_of(stored, index), index)
